@@ -1,0 +1,290 @@
+"""The typed schema of everything under conf/. A key exists once, here, with its default and one line of documentation.
+
+Plug-in sections (`method`, `controller`, `task`) name a class by `_target_`; their keys are the fields of that class's own
+`Config` dataclass, which stands in the plug-in's file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    num_nodes: int = 1
+    """Nodes of the job."""
+    devices: int = 1
+    """Processes a node: one a GPU, or one a core on CPU. num_nodes * devices must equal the processes started."""
+    max_steps: int = 500
+    """T, training steps of the main loop (paper, Table 6: 500)."""
+    precision: Literal["32", "bf16"] = "32"
+    """32: fp32 throughout. bf16: bf16 parameters with fp32 main weights and fp32 gradient reduction."""
+    seed: int = 1
+    """Seeds initial weights, data order and sampling."""
+    log_every: int = 1
+    """Steps between lines on the terminal where it is no TTY (metrics.jsonl always has every step)."""
+    phase_timeout_s: float = 3600.0
+    """A phase of a step that lasts longer than this dumps every thread's stack and ends the job."""
+    save_rollouts: int = 16
+    """Sampled responses a step written to rollouts/ (0: none, -1: all)."""
+
+
+@dataclass(frozen=True)
+class ScratchConfig:
+    """A small model from random weights, with a character tokenizer of the project's own."""
+
+    family: Literal["qwen2", "qwen3", "llama"] = "qwen2"
+    """Architecture, by the hub's model_type."""
+    hidden_size: int = 256
+    """Width."""
+    intermediate_size: int = 512
+    """Width of the MLP."""
+    num_hidden_layers: int = 4
+    """Layers."""
+    num_attention_heads: int = 8
+    """Query heads."""
+    num_key_value_heads: int = 2
+    """Key-value heads (grouped-query attention)."""
+    max_position_embeddings: int = 512
+    """Longest sequence."""
+    tie_word_embeddings: bool = False
+    """Share input and output embeddings."""
+    initializer_range: float = 0.02
+    """Standard deviation of the initial weights."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    path: str | None = None
+    """Hub id or folder in hub format (config.json, safetensors, tokenizer). None: `scratch`."""
+    scratch: ScratchConfig = field(default_factory=ScratchConfig)
+    """Used when `path` is None."""
+    tokenizer: str | None = None
+    """Hub id or folder of another tokenizer than the model's own."""
+    chat_template: str | None = None
+    """File with a chat template (Jinja) to use instead of the tokenizer's own."""
+    config_overrides: dict[str, Any] = field(default_factory=dict)
+    """Fields of the hub config to replace, for example {rope_theta: 40000, max_position_embeddings: 16384}."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless you trust its author."""
+    tensor_model_parallel_size: int = 1
+    """Ranks that share each layer."""
+    pipeline_model_parallel_size: int = 1
+    """Ranks that share the stack of layers."""
+    virtual_pipeline_model_parallel_size: int | None = None
+    """Chunks of layers a pipeline rank holds (interleaved schedule)."""
+    context_parallel_size: int = 1
+    """Ranks that share each sequence. Needs Transformer Engine, so a GPU."""
+    expert_model_parallel_size: int = 1
+    """Ranks that share experts. Only dense models are supported, so 1."""
+    sequence_parallel: bool = False
+    """Split activations outside attention and MLP over the tensor-parallel ranks."""
+    micro_batch_size: int = 8
+    """Sequences a forward pass."""
+    recompute_granularity: Literal["full", "selective"] | None = None
+    """Activation recomputation, by Megatron's names."""
+    recompute_method: Literal["uniform", "block"] | None = None
+    """Which layers full recomputation covers."""
+    recompute_num_layers: int | None = None
+    """Layers a recomputed unit (uniform) or recomputed layers (block)."""
+    transformer_impl: Literal["auto", "local", "transformer_engine"] = "auto"
+    """Layer implementation. auto: Transformer Engine where it is installed and a GPU is there, else local."""
+    logprob_chunk_tokens: int = 1024
+    """Tokens whose logits exist at one time when log-probs and entropies are computed."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    lr: float = 1e-6
+    """Peak learning rate (paper, Table 6: alpha_theta 1e-6, alpha_phi 5e-6)."""
+    min_lr: float = 0.0
+    """Learning rate at the end of the decay."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Adam's moments."""
+    eps: float = 1e-8
+    """Adam's epsilon."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay; none on biases and norms."""
+    clip_grad: float = 1.0
+    """Global gradient norm above which gradients are scaled down; 0 switches clipping off."""
+    lr_decay_style: Literal["constant", "linear", "cosine"] = "cosine"
+    """Shape after the warm-up of the learning rate."""
+    lr_warmup_ratio: float = 0.1
+    """Share of the steps over which the learning rate rises linearly."""
+    use_distributed_optimizer: bool = True
+    """Shard optimiser state over data-parallel ranks (ZeRO-1)."""
+    overlap_grad_reduce: bool = False
+    """Reduce gradients while the backward pass still runs."""
+    overlap_param_gather: bool = False
+    """Gather updated parameters while the next forward pass runs."""
+    optimizer_cpu_offload: bool = False
+    """Keep optimiser state in host memory."""
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    path: str | None = None
+    """Hub id or folder the critic's body starts from. None: the policy's starting weights."""
+    warmup_steps: int = 0
+    """Critic-only steps before the policy's first RL update (Open-Reasoner-Zero: 50)."""
+    value_clip: float = 0.2
+    """Range around the old value within which the value loss is not clipped; 0 switches clipping off."""
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-6))
+    """The critic's optimiser."""
+
+
+@dataclass(frozen=True)
+class WarmupConfig:
+    steps: int = 50
+    """W, SFT steps before the main loop (paper, Table 6: 50). 0 skips the phase."""
+    demonstrations_per_step: int = 128
+    """Demonstrations a warm-up step."""
+    lr: float = 1e-5
+    """Warm-up's own learning rate: the main loop's is about 1000 times weaker than SFT needs."""
+    lr_decay_style: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape of warm-up's learning rate."""
+    lr_warmup_ratio: float = 0.1
+    """Share of warm-up over which its learning rate rises."""
+    target_entropy_batches: int = 4
+    """Demonstration batches over which H* is averaged after warm-up."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    prompts_per_step: int = 128
+    """Distinct prompts rolled out a step (paper, Table 6: 128)."""
+    samples_per_prompt: int = 8
+    """n, rollouts a prompt."""
+    demonstrations_per_step: int = 128
+    """m, demonstrations in the SFT term of a step."""
+    train: str | None = None
+    """Training problems: a hub id, a .parquet or a .jsonl file. Generated tasks take none."""
+    validation: str | None = None
+    """Held-out problems for D_val. None: `validation_size` are held out of `train`."""
+    test: str | None = None
+    """Problems of the final evaluation. None: D_val."""
+    validation_size: int = 512
+    """Problems held out of `train` for D_val, by problem text."""
+    max_prompt_tokens: int = 1024
+    """Longer prompts are dropped, counted and shown."""
+    max_demonstration_tokens: int = 8192
+    """Longer demonstrations are cut, counted and shown."""
+    max_truncated_fraction: float = 0.05
+    """Share of cut demonstrations above which the run is refused: a cut one loses its answer."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    engine: Literal["vllm", "megatron"] = "vllm"
+    """vllm: colocated in the training processes. megatron: KV-cache decoding on the policy itself."""
+    max_new_tokens: int = 8192
+    """Longest response (paper, Table 6: 8192)."""
+    temperature: float = 1.0
+    """Sampling temperature of training rollouts."""
+    top_p: float = 1.0
+    """Nucleus sampling; below 1 it biases the policy gradient and is refused together with importance weights."""
+    top_k: int = 0
+    """Top-k sampling, 0 for all; as top_p."""
+    seed_per_sample: bool = True
+    """A generator a response, seeded by (run seed, step, prompt, sample): the same tokens on every layout."""
+    tensor_model_parallel_size: int = 1
+    """Ranks that share one rollout engine (vllm only; the policy's own decoding has the policy's layout)."""
+    max_num_seqs: int = 256
+    """Responses decoded at once by an engine."""
+    kv_cache_gb: float = 1.0
+    """Cache of an engine on CPU, GiB a rank."""
+    gpu_memory_utilization: float = 0.6
+    """Share of GPU memory an engine may take while it is awake."""
+    enforce_eager: bool = True
+    """No CUDA graphs: slower decoding, faster start."""
+    probe_tolerance: float = 0.02
+    """Largest mean absolute difference of log-probs between engine and trainer that the probe after a sync accepts."""
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    workers: int = 2
+    """Child processes that verify responses, a node."""
+    timeout_s: float = 10.0
+    """A verification that takes longer is killed, scored 0 and counted in reward/timeout."""
+    memory_mb: int = 2048
+    """Address space a child process may grow by before it is stopped (counted in reward/error)."""
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    every: int = 20
+    """Steps between validations; 0: only at the end."""
+    prompts: int = 256
+    """Problems a validation."""
+    samples: int = 1
+    """Responses a problem."""
+    temperature: float = 0.6
+    """Sampling temperature of validation and final evaluation (paper: 0.6); 0 is greedy."""
+    final_prompts: int = 512
+    """Problems of the final evaluation."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = 50
+    """Steps between checkpoints; 0: only at the end."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+    export_hf: bool = True
+    """Write the final policy to hf/ in the hub's format."""
+
+
+@dataclass(frozen=True)
+class ExpManagerConfig:
+    """NeMo's exp_manager keys that apply here."""
+
+    exp_dir: str | None = "runs"
+    """Folder of all runs."""
+    name: str = "amft"
+    """Name of the run."""
+    explicit_log_dir: str | None = None
+    """The run directory itself, instead of exp_dir/name."""
+    resume_if_exists: bool = True
+    """Continue from the newest intact checkpoint in the run directory."""
+    create_tensorboard_logger: bool = True
+    """Write TensorBoard event files."""
+    create_wandb_logger: bool = False
+    """Log to Weights & Biases."""
+    wandb_logger_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of Lightning's WandbLogger (name, project, ...)."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    method: Any
+    """Plug-in: how a step's batch is composed and which loss terms it has (conf/method)."""
+    controller: Any
+    """Plug-in: what sets the weights of the loss terms (conf/controller)."""
+    task: Any
+    """Plug-in: problems, demonstrations and verifier (conf/task)."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """Size and length of the job."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Policy and layout."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The policy's optimiser."""
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    """Value function, built where the method's advantage is gae."""
+    warmup: WarmupConfig = field(default_factory=WarmupConfig)
+    """SFT before the main loop."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Batches and sources."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """Rollout engine and sampling."""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    """Verification."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """Validation during training and at the end."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Checkpoints."""
+    exp_manager: ExpManagerConfig = field(default_factory=ExpManagerConfig)
+    """Run directory and loggers."""

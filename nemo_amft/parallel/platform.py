@@ -1,0 +1,207 @@
+"""Everything that differs between a CPU and a GPU, in one file.
+
+Megatron-Core addresses its device as "cuda" in many places. On a machine without one, `install()` puts stand-ins in their place
+and `megatron()` is the context under which Megatron code must run: it sends every request for a "cuda" device to the CPU. The
+context costs a Python call for each torch function, so decoding and plain tensor code stay outside it.
+
+The patches here are for megatron-core 0.16.1; each says why it is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Iterator
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+CPU = torch.device("cpu")
+
+
+def is_gpu() -> bool:
+    """True where this process drives a CUDA device."""
+    return torch.cuda.is_available()
+
+
+def device() -> torch.device:
+    """The device this rank computes on."""
+    return torch.device("cuda", torch.cuda.current_device()) if is_gpu() else CPU
+
+
+def distributed_backend() -> str:
+    """The torch.distributed backend string: NCCL for device tensors and gloo for host tensors, or gloo alone."""
+    return "cuda:nccl,cpu:gloo" if is_gpu() else "gloo"
+
+
+def set_device(local_rank: int) -> None:
+    """Bind this process to its GPU; on a CPU, keep to the threads that OMP_NUM_THREADS grants."""
+    if is_gpu():
+        torch.cuda.set_device(local_rank)
+    else:
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def synchronize() -> None:
+    """Wait for the device, so that a timer read next is honest."""
+    if is_gpu():
+        torch.cuda.synchronize()
+
+
+def peak_memory_bytes() -> int:
+    """Peak bytes in use by this process: allocator peak on a GPU, peak resident set on a CPU."""
+    if is_gpu():
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def get_rng_state() -> torch.Tensor:
+    """State of the device's default generator."""
+    return torch.cuda.get_rng_state() if is_gpu() else torch.get_rng_state()
+
+
+def set_rng_state(state: torch.Tensor) -> None:
+    """Restore what `get_rng_state` returned."""
+    if is_gpu():
+        torch.cuda.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)
+
+
+def _names_cuda(value: object) -> bool:
+    if isinstance(value, torch.device):
+        return value.type == "cuda"
+    return isinstance(value, str) and value.startswith("cuda")
+
+
+class _CudaMeansCpu(TorchFunctionMode):
+    """Serves every torch call that asks for a CUDA device from the CPU."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func is torch.Tensor.type and len(args) == 1:
+            # Megatron's optimisers sort parameters by type strings such as "torch.cuda.FloatTensor".
+            return func(*args).replace("torch.", "torch.cuda.")
+        if _names_cuda(kwargs.get("device")):
+            kwargs["device"] = CPU
+        if func is torch.Tensor.to and len(args) > 1 and _names_cuda(args[1]):
+            args = (args[0], CPU, *args[2:])
+        return func(*args, **kwargs)
+
+
+_active = threading.local()
+
+
+@contextlib.contextmanager
+def megatron() -> Iterator[None]:
+    """Context for Megatron code. Re-entrant; nothing at all on a GPU."""
+    if is_gpu() or getattr(_active, "on", False):
+        yield
+        return
+    _active.on = True
+    try:
+        with _CudaMeansCpu():
+            yield
+    finally:
+        _active.on = False
+
+
+@contextlib.contextmanager
+def outside_megatron() -> Iterator[None]:
+    """Context that lifts `megatron()` for plain tensor code called from within it (a chunked loss, a decode loop)."""
+    if is_gpu() or not getattr(_active, "on", False):
+        yield
+        return
+    with torch._C.DisableTorchFunction():
+        yield
+
+
+class _Stream:
+    """Stands in for torch.cuda.Stream and Event: work on a CPU is already in order."""
+
+    cuda_stream = 0
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        return None
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: _Stream()
+
+
+@functools.cache
+def install() -> None:
+    """Patch what Megatron-Core needs before it is first used. Call once a process; safe to call again."""
+    _patch_distributed_optimizer()
+    if is_gpu():
+        return
+    torch.cuda.current_device = lambda: CPU
+    torch.cuda.get_rng_state = lambda device=None: torch.get_rng_state()
+    torch.cuda.set_rng_state = lambda state, device=None: torch.set_rng_state(state)
+    torch.cuda.manual_seed = torch.manual_seed
+    torch.cuda.synchronize = lambda *args, **kwargs: None
+    torch.cuda.nvtx.range_push = lambda *args, **kwargs: None
+    torch.cuda.nvtx.range_pop = lambda *args, **kwargs: None
+    torch.cuda.Stream = torch.cuda.Event = _Stream
+    torch.cuda.current_stream = torch.cuda.default_stream = lambda *args, **kwargs: _Stream()
+    torch.cuda.stream = lambda stream: _Stream()
+
+    import megatron.core.tensor_parallel.random as tp_random
+
+    tp_random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
+    tp_random._get_cuda_rng_state = lambda device=-1, clone=False, graph_safe=False: torch.get_rng_state()
+
+    import megatron.core.transformer.moe.moe_utils as moe_utils
+
+    if not hasattr(moe_utils, "te_general_gemm"):  # named at import time by other modules even where TE is absent
+        moe_utils.te_general_gemm = None
+
+
+def _patch_distributed_optimizer() -> None:
+    """Three faults of DistributedOptimizer's resume with torch's own Adam (megatron-core 0.16.1), on any device.
+
+    1. Loading asks the checkpoint for the per-parameter "step", which was saved among the param groups: KeyError.
+    2. `load_state_dict` hands every parameter the same "step" tensor, which Adam then increments once per parameter, so the
+       bias correction after a resume is silently wrong.
+    3. A fresh process has no Adam state, and `sharded_state_dict(is_loading=True)` asserts before it would create it.
+    """
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+    set_states = DistributedOptimizer._set_main_param_and_optimizer_states
+    load_state_dict = DistributedOptimizer.load_state_dict
+    sharded_state_dict = DistributedOptimizer.sharded_state_dict
+
+    @torch.no_grad()
+    def set_states_but_step(self, model_param, tensors):
+        held = [(state, state.pop("step")) for state in self.optimizer.state.values() if "step" in state]
+        try:
+            set_states(self, model_param, {key: value for key, value in tensors.items() if key != "step"})
+        finally:
+            for state, step in held:
+                state["step"] = step
+
+    def load_with_own_steps(self, state_dict):
+        load_state_dict(self, state_dict)
+        for state in self.optimizer.state.values():
+            if isinstance(state.get("step"), torch.Tensor):
+                state["step"] = state["step"].detach().clone()
+
+    def sharded_with_state(self, model_sharded_state_dict, is_loading=False, *args, **kwargs):
+        if is_loading and not self.optimizer.state:
+            self._init_optimizer_states_with_dummy_values()
+        return sharded_state_dict(self, model_sharded_state_dict, is_loading, *args, **kwargs)
+
+    DistributedOptimizer._set_main_param_and_optimizer_states = set_states_but_step
+    DistributedOptimizer.load_state_dict = load_with_own_steps
+    DistributedOptimizer.sharded_state_dict = sharded_with_state

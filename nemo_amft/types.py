@@ -1,0 +1,107 @@
+"""The few types that every part of the program shares.
+
+Shapes: B sequences, T tokens, V vocabulary, N samples a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: reported as one line, exit status 2, without a traceback."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One problem. `answer` is what the task's verifier compares with; `demonstration` is an expert's response, if there is one."""
+
+    id: str
+    messages: tuple[Mapping[str, str], ...]
+    answer: str
+    demonstration: str | None = None
+    source: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verifier says of one response. `reward` trains; `correct` counts as accuracy."""
+
+    reward: float
+    correct: bool
+    status: Literal["ok", "timeout", "error"] = "ok"
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """Token ids with the positions that are trained on.
+
+    `tokens` holds T ids; `trained[i]` says whether token i is a target (a token the policy wrote, or a demonstration's token).
+    Token 0 is never a target. `behavior_log_probs[i]` is the sampling engine's log-prob of token i where trained, else 0.
+    """
+
+    tokens: tuple[int, ...]
+    trained: tuple[bool, ...]
+    behavior_log_probs: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        assert len(self.tokens) == len(self.trained) > 0, (len(self.tokens), len(self.trained))
+        assert not self.trained[0], "the first token has no context to be predicted from"
+        assert self.behavior_log_probs is None or len(self.behavior_log_probs) == len(self.tokens)
+
+    @property
+    def num_trained(self) -> int:
+        return sum(self.trained)
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How responses are drawn. temperature 0 is greedy."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response to draw. `seed` fixes its random numbers whatever the layout; None leaves them to the engine."""
+
+    prompt_token_ids: tuple[int, ...]
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One response. `log_probs[i]` is the log-prob of token i under the distribution it was sampled from, before top-p/top-k."""
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    finished: bool
+    """True if a stop token ended it (the stop token is then the last id); False if it ran into the length limit."""
+
+
+class RolloutEngine(Protocol):
+    """What draws responses. Every rank of the job calls every method, in the same order (SPMD)."""
+
+    def generate(self, requests: Sequence[Request], params: SamplingParams) -> list[Completion]:
+        """Draw one completion a request, in order. `requests` is the same list on every rank, and so is the result."""
+        ...
+
+    def update_weights(self) -> None:
+        """Take over the policy's current weights, in place, and forget every cached prefix."""
+        ...
+
+    def wake(self) -> None:
+        """Get ready to generate (allocate the cache, put weights back on the device)."""
+        ...
+
+    def sleep(self) -> None:
+        """Give device memory back to training."""
+        ...
