@@ -5,9 +5,13 @@ Shapes: B sequences, T tokens, V vocabulary, N samples a prompt.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class UserError(ValueError):
@@ -105,3 +109,55 @@ class RolloutEngine(Protocol):
     def sleep(self) -> None:
         """Give device memory back to training."""
         ...
+
+
+class Totals(NamedTuple):
+    """Counts of a global batch: the denominators of its losses."""
+
+    tokens: int
+    """Trained tokens."""
+    sequences: int
+    """Sequences with a trained token."""
+
+
+Metrics = dict[str, tuple["Tensor", "Tensor"]]
+"""name -> (sum, count), both 0-dimensional and detached."""
+LossAndMetrics = tuple["Tensor", Metrics]
+
+
+class TokenLoss(Protocol):
+    """A loss over a policy's log-probs and entropies of tokens, each [B, S]; position i predicts token i + 1."""
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """Names of the metrics it returns, known beforehand: ranks that see no output need them."""
+        ...
+
+    def __call__(
+        self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: Mapping[str, Tensor], totals: Totals
+    ) -> LossAndMetrics: ...
+
+
+class CriticLoss(Protocol):
+    """A loss over a critic's values [B, S]."""
+
+    @property
+    def metrics(self) -> Sequence[str]: ...
+
+    def __call__(self, value: Tensor, mask: Tensor, extras: Mapping[str, Tensor], totals: Totals) -> LossAndMetrics: ...
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """One estimate of dU/dmu (paper, Eq. 25)."""
+
+    value: float
+    """g_mu, in the chosen scale."""
+    dot: float
+    """<grad U, direction>, where direction is what was kept of the step before: g_SFT - g_RL, or its preconditioned form."""
+    grad_u_norm: float
+    direction_norm: float
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.value)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from nemo_amft.algorithms.controllers.base import Observation
 
 
 @dataclass(frozen=True)
@@ -40,3 +44,66 @@ class AMFTControllerConfig:
     """Tokens over which H is averaged: the step's demonstrations (teacher-forced) or the step's rollouts."""
     meta_gradient: MetaGradientConfig = field(default_factory=MetaGradientConfig)
     """How the meta-gradient is estimated."""
+
+
+class AMFTController:
+    """mu_{t+1} = clip(mu_t + eta_mu g_mu + eta_H (H* - H_t)); weights sft: mu_{t+1}, rl: 1 - mu_{t+1} (Eq. 6, Eq. 3)."""
+
+    Config = AMFTControllerConfig
+
+    def __init__(self, config: AMFTControllerConfig):
+        self.config = config
+        self.mu = config.mu_init
+        self.skipped = 0
+        """Meta-updates whose g_mu was not finite."""
+        self.missed = 0
+        """Meta-updates due but without a kept difference (first step, or resumed on another layout)."""
+        self._last: dict[str, float] = {}
+
+    @property
+    def first_term(self) -> str:
+        """The loss term that has to run before the weights are set, because its forward pass gives the entropy."""
+        return "sft" if self.config.entropy_source == "sft_batch" else "rl"
+
+    @property
+    def entropy_metric(self) -> str:
+        return f"entropy/{self.first_term}"
+
+    def wants_meta_gradient(self, step: int) -> bool:
+        """t mod K = 0, but never at t = 0: no theta_{t-1} exists there."""
+        return self.config.eta_mu != 0.0 and step > 0 and step % self.config.meta_every == 0
+
+    def wants_difference(self, step: int) -> bool:
+        """Only the step before a meta-update is kept apart; with a trace, every step is part of it."""
+        if self.config.eta_mu == 0.0:
+            return False
+        return self.config.meta_gradient.trace_decay > 0.0 or self.wants_meta_gradient(step + 1)
+
+    def update(self, seen: Observation) -> dict[str, float]:
+        """Algorithm 2, lines 22-29. A non-finite g_mu or entropy contributes 0 and is counted; the two terms are logged apart."""
+        config = self.config
+        meta_term = 0.0
+        if seen.meta is not None:
+            if seen.meta.finite:
+                meta_term = config.eta_mu * seen.meta.value
+            else:
+                self.skipped += 1
+        elif self.wants_meta_gradient(seen.step):
+            self.missed += 1
+        entropy = seen.metrics.get(self.entropy_metric)
+        entropy_term = 0.0
+        if config.eta_h != 0.0 and entropy is not None and seen.target_entropy is not None and math.isfinite(entropy):
+            entropy_term = config.eta_h * config.entropy_sign * (seen.target_entropy - entropy)
+        self.mu = min(max(self.mu + meta_term + entropy_term, config.mu_min), config.mu_max)
+        self._last = {"mu": self.mu, "mu/meta_term": meta_term, "mu/entropy_term": entropy_term, "mu/skipped": float(self.skipped)}
+        self._last["mu/missed"] = float(self.missed)
+        return {"sft": self.mu, "rl": 1.0 - self.mu}
+
+    def metrics(self) -> dict[str, float]:
+        return dict(self._last)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mu": self.mu, "skipped": self.skipped, "missed": self.missed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.mu, self.skipped, self.missed = state["mu"], state["skipped"], state["missed"]

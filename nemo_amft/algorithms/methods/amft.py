@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
-
-@dataclass(frozen=True)
-class RLConfig:
-    """The RL term, shared by every method that has one."""
-
-    advantage: Literal["gae", "grpo", "dr_grpo", "rloo"] = "gae"
-    """gae: PPO with a critic. grpo: (r - mean) / std over the group. dr_grpo: r - mean. rloo: r - mean of the others."""
-    gamma: float = 1.0
-    """Discount (paper, Table 6: 1)."""
-    lam: float = 1.0
-    """GAE's lambda."""
-    whiten_advantages: bool = True
-    """Normalise GAE advantages over the global batch."""
-    clip_ratio: float = 0.2
-    """PPO's clip range."""
-    loss_aggregation: Literal["token_mean", "seq_mean_token_sum_norm", "seq_mean_token_mean"] = "token_mean"
-    """token_mean: over all tokens of the global batch. seq_mean_token_sum_norm: token sums over a constant (Dr.GRPO)."""
-    updates_per_rollout_batch: int = 1
-    """Optimiser updates made from one rollout batch."""
-    kl_coef: float = 0.0
-    """Coefficient of KL(policy || frozen starting policy); 0 builds no reference model."""
-    entropy_coef: float = 0.0
-    """Coefficient of the entropy bonus."""
-    importance_cap: float | None = None
-    """Cap of the truncated importance weights policy / rollout engine; None: no weights."""
+from nemo_amft.algorithms.methods.base import Demonstration, Group, RLConfig, Term, rl_term, sft_term
+from nemo_amft.types import Example
 
 
 @dataclass(frozen=True)
 class AMFTConfig:
     rl: RLConfig = field(default_factory=RLConfig)
     """The RL term."""
+
+
+class AMFT:
+    """Both terms over the whole step's batch; the controller's weights are mu (sft) and 1 - mu (rl)."""
+
+    Config = AMFTConfig
+
+    def __init__(self, config: AMFTConfig, max_new_tokens: int):
+        self.config, self.max_new_tokens = config, max_new_tokens
+        self.uses_critic = config.rl.advantage == "gae"
+        self.uses_reference = config.rl.kl_coef > 0.0
+        self.updates_per_step = config.rl.updates_per_rollout_batch
+
+    def prompts(self, step: int, examples: Sequence[Example]) -> list[Example]:
+        """The prompts as they are."""
+        return list(examples)
+
+    def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
+        """L_SFT on the demonstrations, L_RL on the rollouts (Algorithm 2, lines 16-20)."""
+        return [sft_term(demonstrations), rl_term(groups, self.config.rl, self.max_new_tokens)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        return None

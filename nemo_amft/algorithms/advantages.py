@@ -1,0 +1,46 @@
+"""Advantages as pure functions. A group is the N responses to one prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def group_advantages(rewards: Sequence[float], how: str) -> list[float]:
+    """Advantage of each response of one group.
+
+    grpo: (r - mean) / (std + 1e-6), the sample standard deviation (arXiv 2402.03300, section 4.1.2); all equal rewards give 0.
+    dr_grpo: r - mean (arXiv 2503.20783). rloo: r - mean of the other responses (arXiv 2402.14740).
+    """
+    r = torch.tensor(rewards, dtype=torch.float64)
+    if how == "rloo":
+        return leave_one_out(rewards)
+    centred = r - r.mean()
+    if how == "grpo":
+        centred = centred / (r.std() + 1e-6) if len(r) > 1 else centred
+    elif how != "dr_grpo":
+        raise ValueError(f"unknown group advantage {how!r}")
+    return centred.tolist()
+
+
+def leave_one_out(rewards: Sequence[float]) -> list[float]:
+    """r_i minus the mean of the other rewards: an unbiased baseline, since it does not depend on response i."""
+    n, total = len(rewards), sum(rewards)
+    if n < 2:
+        raise ValueError("a leave-one-out baseline needs at least 2 responses a prompt")
+    return [r - (total - r) / (n - 1) for r in rewards]
+
+
+def gae(rewards_T: Tensor, values_T: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimates of one response (arXiv 1506.02438, Eq. 16). Returns (advantages [T], returns [T]).
+
+    The response ends an episode: the value after the last token is 0. `values_T[i]` is the value of the state in which token i is chosen.
+    """
+    advantages, running, following = torch.zeros_like(values_T), 0.0, 0.0
+    for i in range(len(values_T) - 1, -1, -1):
+        value = float(values_T[i])
+        running = float(rewards_T[i]) + gamma * following - value + gamma * lam * running
+        advantages[i], following = running, value
+    return advantages, advantages + values_T

@@ -1,0 +1,134 @@
+"""From a validated config to the parts of a run. What a user can get wrong is found here before any model is built."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch.distributed as dist
+
+from nemo_amft.algorithms.sampling import Sampler
+from nemo_amft.algorithms.trainer import Parts, RunData
+from nemo_amft.config.schema import Config
+from nemo_amft.data.chat import ChatTemplate
+from nemo_amft.data.filtering import drop_long_prompts, refuse_truncation
+from nemo_amft.data.streams import ExampleStream
+from nemo_amft.models.builder import build_critic, build_policy
+from nemo_amft.models.critic import Critic
+from nemo_amft.models.hub_model import HubModel, prepare_hub_model
+from nemo_amft.models.hub_weights import export_hub_weights, load_hub_weights
+from nemo_amft.models.policy import Policy
+from nemo_amft.models.trainable import ForwardModel
+from nemo_amft.observe.metrics import MetricsWriter, NullMetricsWriter
+from nemo_amft.observe.progress import Progress
+from nemo_amft.observe.rollouts import RolloutWriter
+from nemo_amft.observe.timers import PhaseTimers
+from nemo_amft.parallel import platform
+from nemo_amft.parallel.groups import Place
+from nemo_amft.tasks.base import Task
+from nemo_amft.tasks.rewards import RewardPool
+from nemo_amft.types import RolloutEngine, UserError
+
+
+def on_main_first(place: Place, work: Callable[[], object]):
+    """Run `work` on rank 0, then on the others: for what writes files that the others read. An error of rank 0 ends all."""
+    result = work() if place.is_main else None
+    dist.barrier()
+    return result if place.is_main else work()
+
+
+def load_model(config: Config, run_dir: Path, place: Place) -> HubModel:
+    """The hub model the policy starts from (a scratch one is made in the run directory, by rank 0)."""
+    folder = run_dir / "base_model"
+    return on_main_first(place, lambda: prepare_hub_model(config.model, folder, config.trainer.seed))
+
+
+def load_data(config: Config, task: Task, chat: ChatTemplate) -> RunData:
+    """Problems and demonstrations of all splits, checked against the length limits. Raises UserError."""
+    limits = config.data
+    fitted = {
+        split: drop_long_prompts(task.examples(split), chat, limits.max_prompt_tokens, f"data.{split}")
+        for split in ("train", "validation", "test")
+    }
+    demonstrations = [example for example in fitted["train"] if example.demonstration is not None]
+    if not demonstrations:
+        raise UserError("data.train: found no example with a demonstration, expected at least one for the SFT term")
+    refuse_truncation(demonstrations, chat, limits.max_demonstration_tokens, limits.max_truncated_fraction)
+    return RunData(fitted["train"], demonstrations, fitted["validation"], fitted["test"] or fitted["validation"])
+
+
+def build_parts(
+    config: Config, run_dir: Path, place: Place, loggers: list, hub: HubModel, task: Task, chat: ChatTemplate, data: RunData
+) -> Parts:
+    """Models, engine and streams: everything the trainer runs on."""
+    c = config
+    timers = PhaseTimers(c.trainer.phase_timeout_s)
+    method = c.method.build(c.rollout.max_new_tokens)
+    with platform.megatron():
+        chunks = build_policy(hub.config, c.model, c.trainer.precision)
+        load_hub_weights(chunks, hub.config, hub.path)
+        policy = Policy(chunks, c.model, c.optim, c.trainer.precision, place)
+        critic = _build_critic(c, hub, place) if method.uses_critic else None
+        reference = ForwardModel(build_policy(hub.config, c.model, c.trainer.precision), c.model, place) if method.uses_reference else None
+    engine = _build_engine(c, hub, policy)
+    seed = c.trainer.seed
+    return Parts(
+        config=c,
+        run_dir=run_dir,
+        place=place,
+        method=method,
+        controller=c.controller.build(),
+        policy=policy,
+        critic=critic,
+        reference=reference,
+        engine=engine,
+        sampler=Sampler(
+            engine, chat, _reward_pool(c, task, place), place, timers, seed, c.rollout.seed_per_sample, stop_token_ids(hub)
+        ),
+        streams={
+            "demonstrations": ExampleStream(data.demonstrations, seed, "demonstrations"),
+            "prompts": ExampleStream(data.prompts, seed, "prompts"),
+            "meta": ExampleStream(data.validation, seed, "meta"),
+        },
+        data=data,
+        timers=timers,
+        writer=MetricsWriter(run_dir, loggers) if place.is_main else NullMetricsWriter(),
+        progress=Progress(c.trainer.log_every, place.is_main),
+        rollout_log=RolloutWriter(run_dir, c.trainer.save_rollouts, place.is_main),
+    )
+
+
+def stop_token_ids(hub: HubModel) -> tuple[int, ...]:
+    """Tokens that end a response: the tokenizer's end of sequence, which demonstrations end with, and the model's own."""
+    own = hub.config.eos_token_id
+    ids = [hub.tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else [own])]
+    return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
+
+
+def _build_critic(config: Config, hub: HubModel, place: Place) -> Critic:
+    chunks = build_critic(hub.config, config.model, config.trainer.precision)
+    folder = Path(config.critic.path) if config.critic.path else hub.path
+    load_hub_weights(chunks, hub.config, folder)
+    return Critic(chunks, config.model, config.critic.optim, config.trainer.precision, place)
+
+
+def _build_engine(config: Config, hub: HubModel, policy: Policy) -> RolloutEngine:
+    longest = config.data.max_prompt_tokens + config.rollout.max_new_tokens
+    if config.rollout.engine == "megatron":
+        from nemo_amft.rollout.megatron import MegatronEngine
+
+        return MegatronEngine(policy.chunks, config.rollout, hub.config.vocab_size, longest)
+    from nemo_amft.rollout.vllm import VLLMEngine
+
+    return VLLMEngine(
+        hub.path, config.rollout, config.trainer.precision, longest, lambda: export_hub_weights(policy.chunks, hub.config)
+    )
+
+
+def _reward_pool(config: Config, task: Task, place: Place) -> RewardPool | None:
+    """One pool a node, owned by the node's first rank."""
+    if place.rank % int(os.environ.get("LOCAL_WORLD_SIZE", place.world_size)) != 0:
+        return None
+    r = config.reward
+    return RewardPool(task.verifier(), r.workers, r.timeout_s, r.memory_mb)

@@ -1,0 +1,149 @@
+"""Losses as pure functions of tensors. Shapes: B sequences, S positions of a micro-batch; position i predicts token i + 1.
+
+Each returns (loss, metrics): the loss is this micro-batch's part of the global mean, because its weights already carry the global
+denominators, so any split of the batch adds up to the same number. Metrics are (sum, count) pairs of detached tensors. A micro-batch
+without trained tokens gives an exact zero that still carries the graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nemo_amft.types import LossAndMetrics, Metrics, Totals
+
+Aggregation = Literal["token_mean", "seq_mean_token_sum_norm", "seq_mean_token_mean"]
+
+
+def token_weights(mask_BS: Tensor, how: Aggregation, totals: Totals, constant: int) -> Tensor:
+    """Weight of each token in the global loss, float32 [B, S].
+
+    token_mean: 1 / tokens of the global batch. seq_mean_token_sum_norm: 1 / (sequences * constant), Dr.GRPO's constant divisor
+    (arXiv 2503.20783). seq_mean_token_mean: 1 / (sequences * tokens of the own sequence), GRPO's original.
+    """
+    mask = mask_BS.float()
+    if how == "token_mean":
+        return mask / max(totals.tokens, 1)
+    if how == "seq_mean_token_sum_norm":
+        return mask / (max(totals.sequences, 1) * constant)
+    return mask / (max(totals.sequences, 1) * mask.sum(-1, keepdim=True).clamp(min=1))
+
+
+def _sum(values_BS: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor]:
+    """(sum, count) over trained tokens; what stands at untrained positions never enters, NaN included."""
+    return torch.where(mask_BS, values_BS.detach(), 0.0).double().sum(), mask_BS.sum()
+
+
+def _weighted_sum(values_BS: Tensor, mask_BS: Tensor, weights_BS: Tensor, totals: Totals) -> tuple[Tensor, Tensor]:
+    """A loss whose weights already hold the global denominators, as (sum, count) with counts that add up to `totals.tokens`."""
+    total = torch.where(mask_BS, values_BS.detach() * weights_BS, 0.0).double().sum()
+    return total * max(totals.tokens, 1), mask_BS.sum()
+
+
+@dataclass(frozen=True)
+class SFTLoss:
+    """Mean negative log-likelihood of the demonstrations' tokens (paper, Eq. 2), token mean over the global batch."""
+
+    metrics = ("loss/sft", "entropy/sft")
+
+    def __call__(self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals) -> LossAndMetrics:
+        weights = token_weights(mask, "token_mean", totals, 1)
+        return -(log_prob * weights).sum(), {"loss/sft": _sum(-log_prob, mask), "entropy/sft": _sum(entropy, mask)}
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """PPO's clipped surrogate (arXiv 1707.06347, Eq. 7), with options that are off by default.
+
+    extras: `advantage` [B, S]; `behavior_log_prob` [B, S] of the rollout engine; `old_log_prob` [B, S] where several updates are made
+    from one rollout batch (absent: the policy before the update is the policy itself, so the ratio is 1 and only its gradient counts);
+    `reference_log_prob` [B, S] where kl_coef > 0.
+    """
+
+    clip_ratio: float = 0.2
+    aggregation: Aggregation = "token_mean"
+    constant: int = 1
+    """Divisor of seq_mean_token_sum_norm: the longest response."""
+    kl_coef: float = 0.0
+    entropy_coef: float = 0.0
+    importance_cap: float | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        kl = ("kl/reference",) if self.kl_coef else ()
+        return ("loss/rl", "entropy/rl", "clip_fraction", "kl/rollout_vs_policy", "token_mult_prob_error", *kl)
+
+    def __call__(self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals) -> LossAndMetrics:
+        weights = token_weights(mask, self.aggregation, totals, self.constant)
+        old = extras.get("old_log_prob", log_prob.detach())
+        advantage = extras["advantage"]
+        ratio = torch.exp(torch.where(mask, log_prob - old, 0.0))
+        surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - self.clip_ratio, 1 + self.clip_ratio) * advantage)
+        # log(policy / rollout engine) of the sampled tokens: what the two programs disagree on.
+        gap = torch.where(mask, old - extras["behavior_log_prob"], 0.0)
+        if self.importance_cap is not None:
+            surrogate = surrogate * torch.exp(gap).clamp(max=self.importance_cap)
+        per_token = -surrogate - self.entropy_coef * entropy
+        metrics: Metrics = {
+            "loss/rl": _weighted_sum(-surrogate, mask, weights, totals),
+            "entropy/rl": _sum(entropy, mask),
+            "clip_fraction": _sum(((ratio - 1).abs() > self.clip_ratio).float(), mask),
+            # KL(rollout || policy) on the rollout's tokens, by the estimator r - 1 - log r that is never negative.
+            "kl/rollout_vs_policy": _sum(torch.expm1(gap) - gap, mask),
+            "token_mult_prob_error": _sum(torch.exp(gap.abs()), mask),
+        }
+        if self.kl_coef:
+            # KL(policy || reference) by the same estimator (Schulman's k3), as GRPO has it (arXiv 2402.03300, Eq. 4).
+            back = torch.where(mask, extras["reference_log_prob"] - log_prob, 0.0)
+            kl = torch.expm1(back) - back
+            per_token = per_token + self.kl_coef * kl
+            metrics["kl/reference"] = _sum(kl, mask)
+        return (torch.where(mask, per_token, 0.0) * weights).sum(), metrics
+
+
+@dataclass(frozen=True)
+class UtilityLoss:
+    """Score-function surrogate of U(theta) = E[R]: its gradient is the REINFORCE estimate of grad U, so it is not negated.
+
+    extras: `advantage` [B, 1], the sample's reward over its leave-one-out baseline. Sum of token log-probs per sample, mean over samples.
+    """
+
+    metrics = ("utility",)
+
+    def __call__(self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals) -> LossAndMetrics:
+        weights = token_weights(mask, "seq_mean_token_sum_norm", totals, 1)
+        value = (log_prob * extras["advantage"] * weights).sum()
+        return value, {"utility": (value.detach().double(), torch.ones((), device=mask.device))}
+
+
+@dataclass(frozen=True)
+class ValueLoss:
+    """The critic's clipped squared error (PPO's reference implementation), half of the token mean.
+
+    extras: `returns` [B, S] and `old_value` [B, S].
+    """
+
+    value_clip: float = 0.2
+
+    metrics = ("loss/value", "value/returns", "value/returns_squared", "value/error_squared", "value/clip_fraction")
+
+    def __call__(self, value: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals) -> LossAndMetrics:
+        weights = token_weights(mask, "token_mean", totals, 1)
+        returns, old = extras["returns"], extras["old_value"]
+        error = (value - returns) ** 2
+        squared, clipped = error, torch.zeros_like(mask)
+        if self.value_clip:
+            near = old + (value - old).clamp(-self.value_clip, self.value_clip)
+            squared = torch.maximum(error, (near - returns) ** 2)
+            clipped = squared > error
+        loss = 0.5 * (torch.where(mask, squared, 0.0) * weights).sum()
+        return loss, {
+            "loss/value": _sum(0.5 * squared, mask),
+            "value/returns": _sum(returns, mask),
+            "value/returns_squared": _sum(returns**2, mask),
+            "value/error_squared": _sum((old - returns) ** 2, mask),
+            "value/clip_fraction": _sum(clipped.float(), mask),
+        }

@@ -1,0 +1,187 @@
+"""One run from its config to its summary: set up, resume, warm up, train, export."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nemo_amft.algorithms.build import build_parts, load_data, load_model, on_main_first
+from nemo_amft.algorithms.meta_gradient import KeptDifference
+from nemo_amft.algorithms.trainer import Parts, Trainer
+from nemo_amft.config.run_dir import prepare
+from nemo_amft.config.schema import Config
+from nemo_amft.config.validate import resolved
+from nemo_amft.data.chat import ChatTemplate
+from nemo_amft.models.checkpoints import Checkpoints, layout
+from nemo_amft.models.hub_weights import save_hub_model
+from nemo_amft.models.trainable import ForwardModel
+from nemo_amft.observe import figures
+from nemo_amft.observe.files import write_atomically
+from nemo_amft.observe.progress import final_table
+from nemo_amft.observe.metrics import read_metrics
+from nemo_amft.observe.summary import write_summary
+from nemo_amft.parallel import groups, platform, random_state
+from nemo_amft.types import UserError
+
+
+def run(config: Config) -> int:
+    """Train as `config` says. Returns the exit status: 0 when the run is finished, also when it was finished before."""
+    started = time.monotonic()
+    platform.install()
+    run_dir, loggers = prepare(config)
+    finished = finished_run(run_dir, config)
+    place = groups.initialize(config.model, config.trainer.seed)
+    try:
+        if finished is not None:
+            if place.is_main:
+                print(f"{run_dir}: the run is finished ({finished['steps']} steps); nothing to do. Results: {run_dir}/summary.json")
+            return 0
+        hub = load_model(config, run_dir, place)
+        chat = ChatTemplate(hub.tokenizer, config.data.max_demonstration_tokens)
+        task = config.task.build(config.data, config.trainer.seed)
+        data = on_main_first(place, lambda: load_data(config, task, chat))
+        if place.is_main:
+            write_atomically(run_dir / "config.yaml", yaml.safe_dump(resolved(config), sort_keys=False))
+        parts = build_parts(config, run_dir, place, loggers, hub, task, chat, data)
+        Run(Trainer(parts), hub, started).complete()
+    finally:
+        groups.shutdown()
+    return 0
+
+
+def finished_run(run_dir: Path, config: Config) -> dict[str, Any] | None:
+    """The summary of a run that has made all its steps, or None."""
+    path = run_dir / "summary.json"
+    if not path.exists() or not config.exp_manager.resume_if_exists:
+        return None
+    summary = json.loads(path.read_text())
+    return summary if summary["steps"] >= config.trainer.max_steps else None
+
+
+class Run:
+    """A trainer with its checkpoints: continues where the run directory left off."""
+
+    def __init__(self, trainer: Trainer, hub: Any, started: float):
+        self.trainer, self.parts, self.hub, self.started = trainer, trainer.parts, hub, started
+        p = self.parts
+        self.checkpoints = Checkpoints(p.run_dir / "checkpoints", p.config.checkpoint.keep, p.place)
+        named = {"policy": p.policy, "critic": p.critic, "reference": p.reference}
+        self.models: Mapping[str, ForwardModel] = {name: model for name, model in named.items() if model is not None}
+
+    def complete(self) -> None:
+        """All steps that are left, then export and summary."""
+        c, progress = self.parts.config, self.trainer.progress
+        resumed = self.resume()
+        progress = self.trainer.progress
+        for w in self.trainer.warm_up():
+            if c.checkpoint.every and (w + 1) % c.checkpoint.every == 0 and w + 1 < c.warmup.steps:
+                self.save()
+        if progress.target_entropy is None:
+            self.trainer.after_warm_up()
+            self.save()
+        elif resumed:
+            self.trainer.sync()
+        for t in self.trainer.train():
+            if t + 1 == c.trainer.max_steps or (c.checkpoint.every and (t + 1) % c.checkpoint.every == 0):
+                self.save()
+        self.finish()
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        p, meta = self.parts, self.trainer.meta
+        kept = meta.kept if meta is not None else None
+        rank_state = {
+            "random": random_state.get_state(),
+            "kept": None if kept is None else {"direction": kept.direction, "learning_rate": kept.learning_rate, "step": kept.step},
+        }
+        with p.timers("checkpoint"):
+            state = self.trainer.state_dict() | {"layout": layout(p.place)}
+            ticks = self.trainer.progress.warmup_step + self.trainer.progress.step
+            self.checkpoints.save(ticks, self.models, state, rank_state)
+
+    def resume(self) -> bool:
+        """Load the newest intact checkpoint, if the run has one and may. Returns whether it did."""
+        p = self.parts
+        if not p.config.exp_manager.resume_if_exists:
+            if self.checkpoints.paths():
+                raise UserError(
+                    f"exp_manager.resume_if_exists=false: found checkpoints in {self.checkpoints.folder}, expected a new run directory"
+                )
+            return False
+        path = self.checkpoints.newest_intact(p.progress.message)
+        if path is None:
+            p.writer.rewind("warmup", 0)
+            return False
+        state, rank_state = self.checkpoints.load(path, self.models)
+        self.trainer.load_state_dict(state)
+        if rank_state is not None:
+            random_state.set_state(rank_state["random"])
+            if rank_state["kept"] is not None and self.trainer.meta is not None:
+                self.trainer.meta.kept = KeptDifference(**rank_state["kept"])
+        elif p.place.is_main:
+            p.progress.message(f"{path} was written on another layout: random generators start anew, the kept difference is lost")
+        progress = self.trainer.progress
+        if progress.target_entropy is None:
+            p.writer.rewind("warmup", progress.warmup_step)
+        else:
+            p.writer.rewind("train", progress.step)
+        p.progress.message(f"resumed from {path}")
+        return True
+
+    # --- the end ----------------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Export, figure, summary and table."""
+        p, progress = self.parts, self.trainer.progress
+        if p.config.checkpoint.export_hf:
+            with p.timers("checkpoint"):
+                save_hub_model(p.policy.chunks, self.hub.config, self.hub.tokenizer, p.run_dir / "hf")
+        if p.sampler.rewards is not None:
+            p.sampler.rewards.close()
+        p.writer.close()
+        if not p.place.is_main:
+            return
+        figure = p.run_dir / "figures" / "dynamics.png"
+        controller = p.controller.config
+        bounds = (controller.mu_min, controller.mu_max) if hasattr(controller, "mu_min") else None
+        title = f"{p.config.exp_manager.name}, seed {p.config.trainer.seed}"
+        figures.dynamics(read_metrics(p.run_dir), figure, title, bounds)
+        summary = {
+            "steps": progress.step,
+            "accuracy": progress.accuracy,
+            "wall_seconds": round(progress.seconds, 1),
+            "this_process_seconds": round(time.monotonic() - self.started, 1),
+            "generated_tokens": progress.generated_tokens,
+            "trained_tokens": progress.trained_tokens,
+            "tokens_per_second": round((progress.generated_tokens + progress.trained_tokens) / max(progress.seconds, 1e-9), 1),
+            "controller": p.controller.metrics(),
+            "seed": p.config.trainer.seed,
+            "name": p.config.exp_manager.name,
+            "world_size": p.place.world_size,
+        }
+        write_summary(p.run_dir, summary)
+        final_table(list(_rows(summary, figure)))
+
+
+def _rows(summary: dict[str, Any], figure: Path) -> Iterator[tuple[str, str]]:
+    accuracy = summary["accuracy"]
+    for when in ("warmup", "final"):
+        if f"{when}/test" in accuracy:
+            label = "after warm-up" if when == "warmup" else "final"
+            yield f"test accuracy, {label}", f"{100 * accuracy[f'{when}/test']:.1f}%"
+    if "best/validation" in accuracy:
+        yield "best validation accuracy", f"{100 * accuracy['best/validation']:.1f}% (step {accuracy['best/step']:.0f})"
+    if "mu" in summary["controller"]:
+        yield "mu", f"{summary['controller']['mu']:.3f}"
+    yield "steps", str(summary["steps"])
+    yield "wall time", f"{summary['this_process_seconds']:.0f} s"
+    yield "tokens/s", f"{summary['tokens_per_second']:.0f}"
+    yield "picture", str(figure)
+
+

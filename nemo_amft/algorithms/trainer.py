@@ -1,0 +1,389 @@
+"""The loop: AMFT's Algorithm 2 (arXiv 2508.06944), with method, controller, task and rollout engine as replaceable parts.
+
+    warm-up: W steps of SFT;  H* <- mean token entropy after it
+    for t = 0 .. T-1:
+        demonstrations ~ D_SFT;  rollouts ~ pi_theta_t, graded;  advantages
+        g_mu <- -alpha <grad U(theta_t), g_SFT(theta_{t-1}) - g_RL(theta_{t-1})>       every K steps
+        mu_{t+1} <- clip(mu_t + eta_mu g_mu + eta_H (H* - H_t))
+        step theta on (1 - mu_{t+1}) L_RL + mu_{t+1} L_SFT;  step the critic phi on its own loss
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_amft.algorithms.controllers.base import Controller, Observation
+from nemo_amft.algorithms.critic_step import add_gae, update_critic
+from nemo_amft.algorithms.evaluation import evaluate
+from nemo_amft.algorithms.losses import ValueLoss
+from nemo_amft.algorithms.meta_update import MetaUpdate
+from nemo_amft.algorithms.methods.base import Demonstration, Group, Method, Term, sft_term
+from nemo_amft.algorithms.sampling import Sampler, rollout_metrics
+from nemo_amft.algorithms.update import UpdateResult, share_of, update_policy
+from nemo_amft.config.schema import Config
+from nemo_amft.data.batching import Batch
+from nemo_amft.data.streams import ExampleStream
+from nemo_amft.models.critic import Critic
+from nemo_amft.models.policy import Policy
+from nemo_amft.models.trainable import ForwardModel, set_schedule
+from nemo_amft.observe.metrics import NullMetricsWriter
+from nemo_amft.observe.progress import Progress
+from nemo_amft.observe.rollouts import RolloutWriter
+from nemo_amft.observe.timers import PhaseTimers
+from nemo_amft.parallel import platform
+from nemo_amft.parallel.groups import Place
+from nemo_amft.parallel.reductions import mean_and_std
+from nemo_amft.types import Example, MetaGradient, RolloutEngine
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The examples of a run, fitted to the limits of the config."""
+
+    prompts: list[Example]
+    demonstrations: list[Example]
+    validation: list[Example]
+    test: list[Example]
+
+
+@dataclass
+class Parts:
+    """What a run is made of (built by algorithms/build.py)."""
+
+    config: Config
+    run_dir: Path
+    place: Place
+    method: Method
+    controller: Controller
+    policy: Policy
+    critic: Critic | None
+    reference: ForwardModel | None
+    engine: RolloutEngine
+    sampler: Sampler
+    streams: dict[str, ExampleStream]
+    """demonstrations (D_SFT), prompts, meta (D_val, for grad U)."""
+    data: RunData
+    timers: PhaseTimers
+    writer: NullMetricsWriter
+    progress: Progress
+    rollout_log: RolloutWriter
+
+
+@dataclass
+class Progression:
+    """How far a run is: what a resumed one continues from."""
+
+    warmup_step: int = 0
+    step: int = 0
+    target_entropy: float | None = None
+    accuracy: dict[str, float] = field(default_factory=dict)
+    """Evaluations by name, kept for the summary: warmup, best, final."""
+    seconds: float = 0.0
+    """Wall time of the run's processes so far."""
+    generated_tokens: int = 0
+    trained_tokens: int = 0
+
+
+class Trainer:
+    """Runs Algorithm 2 over its parts. Every rank runs the same code; all decisions come from numbers that are equal on all ranks."""
+
+    def __init__(self, parts: Parts):
+        self.parts, self.config = parts, parts.config
+        self.progress = Progression()
+        meta = getattr(parts.controller.config, "meta_gradient", None)
+        self.meta = MetaUpdate(parts.policy, meta) if meta is not None else None
+        c = self.config
+        self.warmup_schedule = parts.policy.scheduler(
+            c.warmup.lr, 0.0, max(c.warmup.steps, 1), c.warmup.lr_warmup_ratio, c.warmup.lr_decay_style
+        )
+        self.schedule = parts.policy.scheduler(
+            c.optim.lr, c.optim.min_lr, c.trainer.max_steps, c.optim.lr_warmup_ratio, c.optim.lr_decay_style
+        )
+        if parts.critic is not None:
+            o = c.critic.optim
+            self.critic_schedule = parts.critic.scheduler(
+                o.lr, o.min_lr, c.trainer.max_steps, o.lr_warmup_ratio, o.lr_decay_style
+            )
+
+    # --- phase 1: warm-up -------------------------------------------------------------------------------------------------
+
+    def warm_up(self) -> Iterator[int]:
+        """SFT alone, then H* (Algorithm 2, lines 5-12). Yields after each step, for the caller to checkpoint."""
+        p, c = self.parts, self.config
+        p.progress.start("warm-up", c.warmup.steps, self.progress.warmup_step)
+        while self.progress.warmup_step < c.warmup.steps:
+            w = self.progress.warmup_step
+            learning_rate = set_schedule(self.warmup_schedule, w)
+            term = self._share(sft_term(self._demonstrations(c.warmup.demonstrations_per_step)))
+            result = update_policy(p.policy, [term], lambda _: {}, p.timers, temperature=1.0)
+            metrics = result.metrics | {"grad_norm/total": result.grad_norm, "learning_rate": learning_rate}
+            metrics["entropy"] = metrics.get("entropy/sft", float("nan"))
+            self._log("warmup", w, metrics)
+            self.progress.warmup_step += 1
+            yield w
+
+    def after_warm_up(self) -> None:
+        """H*, the critic's start from the warmed-up policy, and the first evaluation of theta_0."""
+        p, c = self.parts, self.config
+        self.sync()
+        self.progress.target_entropy = self._measure_entropy()
+        if p.critic is not None and c.critic.path is None:
+            p.critic.copy_body_from(p.policy)
+        if p.reference is not None:
+            _copy_weights(p.policy, p.reference)
+        self._validate(0, final=True)
+
+    def _measure_entropy(self) -> float:
+        """H*: the same estimator as the controller's H_t, over several batches (spec: D_SFT after warm-up)."""
+        p, c = self.parts, self.config
+        n = c.warmup.target_entropy_batches
+        if p.controller.first_term == "sft":
+            examples = p.data.demonstrations[: n * c.data.demonstrations_per_step]
+            batch = Batch.whole([p.sampler.chat.demonstration(e) for e in examples])
+        else:
+            examples = p.data.prompts[: n * c.data.prompts_per_step]
+            batch = Batch.whole([s.sequence for g in self._roll_out("target_entropy", 0, examples, 1) for s in g.samples])
+        share = batch.select(share_of(batch, p.place.data_rank, p.place.data_size))
+        values = p.policy.entropies(share)
+        mean, _ = mean_and_std([v[torch.tensor(s.trained)] for v, s in zip(values, share.sequences, strict=True)])
+        return mean
+
+    # --- phase 2: the main loop -------------------------------------------------------------------------------------------
+
+    def train(self) -> Iterator[int]:
+        """The main loop (Algorithm 2, lines 14-35). Yields after each step, for the caller to checkpoint."""
+        p, c = self.parts, self.config
+        p.progress.start("train", c.trainer.max_steps, self.progress.step)
+        while self.progress.step < c.trainer.max_steps:
+            t = self.progress.step
+            metrics = self.train_step(t)
+            self._log("train", t, metrics)
+            self.progress.step += 1
+            last = self.progress.step == c.trainer.max_steps
+            if last or (c.validation.every and self.progress.step % c.validation.every == 0):
+                self._validate(self.progress.step, final=last)
+            yield t
+
+    def train_step(self, t: int) -> dict[str, float]:
+        """One pass of Algorithm 2's loop body."""
+        p, c = self.parts, self.config
+        p.engine.wake()
+        demonstrations = self._demonstrations(c.data.demonstrations_per_step)
+        prompts = p.method.prompts(t, p.streams["prompts"].take(c.data.prompts_per_step))
+        groups = self._roll_out("train", t, prompts, c.data.samples_per_prompt)
+        meta_groups = self._meta_rollouts(t)
+        p.engine.sleep()
+
+        metrics = rollout_metrics(groups)
+        terms = p.method.compose(t, groups, demonstrations)
+        meta = self._meta_gradient(t, meta_groups, metrics)
+        learning_rate = set_schedule(self.schedule, t)
+        updates = [[self._ready(self._share(part)) for part in parts] for parts in self._split(terms)]
+
+        def weigh(first: dict[str, float]) -> dict[str, float]:
+            seen = Observation(t, metrics | first, self.progress.target_entropy, meta)
+            return p.controller.update(seen)
+
+        result = self._update(updates, weigh, keep=self.meta is not None and p.controller.wants_difference(t))
+        if result.difference is not None and self.meta is not None:
+            metrics |= self.meta.keep(t, learning_rate, result)
+        metrics |= result.metrics | p.controller.metrics()
+        metrics |= self._update_critic(t, updates)
+        self.sync()
+        p.rollout_log.write(t, groups)
+        metrics |= {"grad_norm/total": result.grad_norm, "learning_rate": learning_rate}
+        if p.controller.entropy_metric in metrics:
+            metrics["entropy"] = metrics[p.controller.entropy_metric]
+        if self.progress.target_entropy is not None:
+            metrics["entropy/target"] = self.progress.target_entropy
+        return metrics | self._throughput(groups, meta_groups, terms)
+
+    def _split(self, terms: list[Term]) -> list[tuple[Term, ...]]:
+        """The terms of each of the step's updates, the one the controller wants to see first in front."""
+        first, n = self.parts.controller.first_term, self.parts.method.updates_per_step
+        terms = sorted(terms, key=lambda term: term.name != first)
+        return list(zip(*(term.split(n) for term in terms), strict=True))
+
+    def _update(self, updates: list[list[Term]], weigh: Callable[[dict], dict], keep: bool) -> UpdateResult:
+        """The policy's updates of a step. With several, the controller speaks at the first, and the difference kept is that of the
+        last: the update that made theta_{t+1}."""
+        p = self.parts
+        weights: dict[str, float] = {}
+
+        def weigh_once(metrics: dict[str, float]) -> dict[str, float]:
+            nonlocal weights
+            weights = weights or weigh(metrics)
+            return weights
+
+        results = [
+            update_policy(
+                p.policy,
+                terms,
+                weigh_once,
+                p.timers,
+                temperature=self.config.rollout.temperature,
+                apart=self.meta.product if self.meta is not None and keep and terms is updates[-1] else None,
+            )
+            for terms in updates
+        ]
+        names = {name for r in results for name in r.metrics}
+        found = {name: [r.metrics[name] for r in results if name in r.metrics] for name in sorted(names)}
+        results[-1].metrics = {name: sum(values) / len(values) for name, values in found.items()}
+        return results[-1]
+
+    def _ready(self, share: Term) -> Term:
+        """A rank's share with what the term needs from critic, old policy and reference added."""
+        p = self.parts
+        temperature = self.config.rollout.temperature
+        if "value" in share.needs:
+            assert p.critic is not None
+            with p.timers("value"):
+                add_gae(share.batch, p.critic, share)
+        if "old_log_prob" in share.needs:
+            with p.timers("logprob"):
+                share.batch.per_token["old_log_prob"] = p.policy.log_probs(share.batch, temperature=temperature)
+        if "reference_log_prob" in share.needs:
+            assert p.reference is not None
+            with p.timers("logprob"):
+                share.batch.per_token["reference_log_prob"] = p.reference.log_probs(share.batch, temperature=temperature)
+        return share
+
+    def _update_critic(self, t: int, updates: list[list[Term]]) -> dict[str, float]:
+        """phi's own step (Algorithm 2, line 34)."""
+        p, c = self.parts, self.config
+        if p.critic is None:
+            return {}
+        set_schedule(self.critic_schedule, t)
+        with p.timers("critic"):
+            metrics: dict[str, float] = {}
+            for term in (term for terms in updates for term in terms if "value" in term.needs):
+                metrics |= update_critic(term.batch, p.critic, ValueLoss(c.critic.value_clip))
+        return metrics
+
+    # --- meta-gradient ----------------------------------------------------------------------------------------------------
+
+    def _meta_rollouts(self, t: int) -> list[Group]:
+        """Fresh validation rollouts of theta_t, where this step is a meta-update and a difference was kept for it."""
+        p = self.parts
+        if self.meta is None or self.meta.kept is None or not p.controller.wants_meta_gradient(t):
+            return []
+        config = self.meta.config
+        with p.timers("meta"):
+            return self._roll_out("meta", t, p.streams["meta"].take(config.val_prompts), config.val_samples)
+
+    def _meta_gradient(self, t: int, groups: list[Group], metrics: dict[str, float]) -> MetaGradient | None:
+        """g_mu of Eq. 25, logged with its parts."""
+        if not groups or self.meta is None:
+            return None
+        with self.parts.timers("meta"):
+            meta = self.meta.estimate(groups, self.config.rollout.temperature)
+        rewards = [s.verdict.reward for g in groups for s in g.samples]
+        metrics |= {
+            "meta/g_mu": meta.value,
+            "meta/dot": meta.dot,
+            "meta/grad_u_norm": meta.grad_u_norm,
+            "meta/direction_norm": meta.direction_norm,
+            "meta/reward": sum(rewards) / len(rewards),
+        }
+        return meta
+
+    # --- shared -----------------------------------------------------------------------------------------------------------
+
+    def _demonstrations(self, n: int) -> list[Demonstration]:
+        examples = self.parts.streams["demonstrations"].take(n)
+        return [Demonstration(example, self.parts.sampler.chat.demonstration(example)) for example in examples]
+
+    def _roll_out(self, stream: str, step: int, examples: list[Example], samples: int) -> list[Group]:
+        r = self.config.rollout
+        return self.parts.sampler.roll_out(
+            stream, step, examples, samples, r.max_new_tokens, r.temperature, top_p=r.top_p, top_k=r.top_k
+        )
+
+    def _share(self, term: Term) -> Term:
+        indices = share_of(term.batch, self.parts.place.data_rank, self.parts.place.data_size)
+        return Term(term.name, term.batch.select(indices), term.loss, term.on_policy, term.needs, term.rl)
+
+    def sync(self) -> None:
+        with self.parts.timers("sync"):
+            self.parts.engine.update_weights()
+
+    def _validate(self, step: int, final: bool) -> None:
+        """Accuracy of theta_step on D_val; at the start and the end also on the test problems, which nothing else ever sees."""
+        p, v = self.parts, self.config.validation
+        p.engine.wake()
+        sets = {"validation": p.data.validation[: v.prompts]} | ({"test": p.data.test[: v.final_prompts]} if final else {})
+        metrics: dict[str, float] = {}
+        with p.timers("validation"):
+            for name, examples in sets.items():
+                found, groups = evaluate(
+                    p.sampler, name, step, examples, v.samples, self.config.rollout.max_new_tokens, v.temperature
+                )
+                metrics |= found
+                p.rollout_log.write(step, groups, name)
+        p.engine.sleep()
+        self._remember(step, metrics)
+        p.writer.write("validation", step, metrics | p.timers.collect())
+        p.progress.message(f"step {step}: " + ", ".join(f"{n} accuracy {metrics[f'{n}/accuracy']:.3f}" for n in sets))
+
+    def _remember(self, step: int, metrics: dict[str, float]) -> None:
+        accuracy = self.progress.accuracy
+        if step == 0:
+            accuracy |= {"warmup/validation": metrics["validation/accuracy"], "warmup/test": metrics["test/accuracy"]}
+        elif "test/accuracy" in metrics:
+            accuracy |= {"final/validation": metrics["validation/accuracy"], "final/test": metrics["test/accuracy"]}
+        if metrics["validation/accuracy"] >= accuracy.get("best/validation", 0.0):
+            accuracy |= {"best/validation": metrics["validation/accuracy"], "best/step": float(step)}
+
+    def _throughput(self, groups: list[Group], meta_groups: list[Group], terms: list[Term]) -> dict[str, float]:
+        p = self.parts
+        generated = sum(s.num_tokens for g in groups for s in g.samples)
+        for_meta = sum(s.num_tokens for g in meta_groups for s in g.samples)
+        trained = sum(len(s.tokens) for term in terms for s in term.batch.sequences)
+        self.progress.generated_tokens += generated + for_meta
+        self.progress.trained_tokens += trained
+        return {
+            "tokens_per_second/generation": p.timers.tokens_per_second(generated, "rollout"),
+            "tokens_per_second/training": p.timers.tokens_per_second(trained, "value", "logprob", "sft", "rl", "critic", "optimizer"),
+            "memory/peak": float(platform.peak_memory_bytes()),
+        }
+
+    def _log(self, phase: str, step: int, metrics: dict[str, float]) -> None:
+        seconds = self.parts.timers.collect()
+        self.progress.seconds += sum(v for k, v in seconds.items() if k.count("/") == 1)
+        self.parts.writer.write(phase, step, metrics | seconds)
+        self.parts.progress.update(step, metrics)
+
+    # --- state ------------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-ready; the same on every rank."""
+        p = self.parts
+        return {
+            "progress": vars(self.progress) | {"accuracy": dict(self.progress.accuracy)},
+            "controller": p.controller.state_dict(),
+            "method": p.method.state_dict(),
+            "streams": {name: stream.state_dict() for name, stream in p.streams.items()},
+            "saved_at": time.time(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        p = self.parts
+        self.progress = Progression(**state["progress"])
+        p.controller.load_state_dict(state["controller"])
+        p.method.load_state_dict(state["method"])
+        for name, stream in p.streams.items():
+            stream.load_state_dict(state["streams"][name])
+
+
+@torch.no_grad()
+def _copy_weights(source: ForwardModel, target: ForwardModel) -> None:
+    for a, b in zip(source.chunks, target.chunks, strict=True):
+        named = {name.removeprefix("module."): parameter for name, parameter in a.named_parameters()}
+        for name, parameter in b.named_parameters():
+            parameter.copy_(named[name.removeprefix("module.")])

@@ -1,0 +1,110 @@
+"""The shape of a dense transformer, as far as sizes and divisibility go, known without loading weights or importing torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_amft.config.schema import ModelConfig
+
+SCRATCH_VOCABULARY = 128
+"""Rows of a scratch model's embeddings, to plan with: the character tokenizer's 104, padded."""
+
+# Public configs of models that conf/ names, for planning where the hub is out of reach. A config at hand always goes first.
+KNOWN: dict[str, dict[str, Any]] = {
+    "Qwen2.5-Math-7B": {
+        "model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+        "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False,
+        "max_position_embeddings": 4096,
+    },
+    "SmolLM2-135M-Instruct": {
+        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True,
+        "max_position_embeddings": 8192,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Numbers of a Qwen2, Qwen3 or Llama model, by the hub's names."""
+
+    model_type: str
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    vocab_size: int
+    tie_word_embeddings: bool
+    max_position_embeddings: int
+    head_dim: int
+
+    @property
+    def layer_parameters(self) -> int:
+        """Parameters of one layer: attention, gated MLP, two norms."""
+        query, key_value = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        attention = self.hidden_size * (2 * query + 2 * key_value)
+        biases = query + 2 * key_value if self.model_type == "qwen2" else 0
+        head_norms = 2 * self.head_dim if self.model_type == "qwen3" else 0
+        return attention + biases + head_norms + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Parameters of one vocabulary matrix."""
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole model."""
+        matrices = 1 if self.tie_word_embeddings else 2
+        return self.num_hidden_layers * self.layer_parameters + matrices * self.embedding_parameters + self.hidden_size
+
+
+def architecture_of(model: ModelConfig) -> Architecture | None:
+    """The architecture of the policy, or None where its config is neither on this machine nor known."""
+    if model.path is None:
+        scratch = model.scratch
+        return _from_hub(vars(scratch) | {"model_type": scratch.family, "vocab_size": SCRATCH_VOCABULARY})
+    values = _local_hub_config(model.path) or KNOWN.get(Path(model.path).name)
+    return _from_hub({**values, **model.config_overrides}) if values else None
+
+
+def _local_hub_config(path: str) -> dict[str, Any] | None:
+    folder = Path(path)
+    file = folder / "config.json"
+    if not folder.is_dir():
+        # Only the cache is asked, never the network: a plan must not hang on a machine without one.
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            cached = try_to_load_from_cache(path, "config.json")
+        except HFValidationError:
+            return None
+        if not isinstance(cached, str):
+            return None
+        file = Path(cached)
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def _from_hub(values: Mapping[str, Any]) -> Architecture | None:
+    try:
+        heads = values["num_attention_heads"]
+        return Architecture(
+            model_type=values["model_type"],
+            hidden_size=values["hidden_size"],
+            intermediate_size=values["intermediate_size"],
+            num_hidden_layers=values["num_hidden_layers"],
+            num_attention_heads=heads,
+            num_key_value_heads=values.get("num_key_value_heads") or heads,
+            vocab_size=values["vocab_size"],
+            tie_word_embeddings=values.get("tie_word_embeddings", False),
+            max_position_embeddings=values["max_position_embeddings"],
+            head_dim=values.get("head_dim") or values["hidden_size"] // heads,
+        )
+    except (KeyError, TypeError, ZeroDivisionError):
+        return None  # a hub config of another kind: nothing to plan with, and for the model builder to refuse

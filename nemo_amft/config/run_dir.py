@@ -1,0 +1,97 @@
+"""The run directory and the loggers, made by NeMo's exp_manager.
+
+exp_manager wants a Lightning Trainer. As in NeMo-Aligner, ours carries nodes, devices and loggers and trains nothing. It stays
+on the CPU, so it touches neither the GPU nor torch.distributed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from nemo_amft.config import launcher
+from nemo_amft.config.schema import Config, ExpManagerConfig
+from nemo_amft.config.validate import mask_argument
+
+
+def run_dir(exp_manager: ExpManagerConfig) -> Path:
+    """Where the run's files go: explicit_log_dir, or exp_dir/name."""
+    if exp_manager.explicit_log_dir is not None:
+        return Path(exp_manager.explicit_log_dir)
+    return Path(exp_manager.exp_dir or ".") / exp_manager.name
+
+
+def prepare(config: Config) -> tuple[Path, list[Any]]:
+    """Make the run directory, new or to be continued. Returns it with Lightning's loggers; every rank calls this.
+
+    The loggers (`log_metrics(metrics, step)`, `log_hyperparams`, `finalize`) write on rank 0 only and do nothing elsewhere.
+    """
+    path = run_dir(config.exp_manager)
+    with _quiet():
+        from lightning.pytorch import Trainer
+        from lightning.pytorch.plugins.environments import LightningEnvironment
+        from lightning.pytorch.utilities import rank_zero_only
+        from nemo.utils import exp_manager as nemo
+
+        trainer = Trainer(
+            accelerator="cpu",
+            num_nodes=config.trainer.num_nodes,
+            devices=config.trainer.devices,
+            max_steps=config.trainer.max_steps,
+            # Left to itself Lightning sees Slurm, and then refuses jobs that give --ntasks instead of --ntasks-per-node.
+            plugins=[LightningEnvironment()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        # That Trainer takes every process that srun starts for rank 0, and the loggers go by this.
+        rank_zero_only.rank = launcher.rank()
+        # exp_manager's check_resume looks for Lightning's checkpoints and moves every file of a run directory in use,
+        # metrics.jsonl included, to run_0/. Resuming is the trainer's own affair here.
+        with mock.patch.object(nemo, "check_resume"), _masked_argv():
+            nemo.exp_manager(trainer, _settings(config.exp_manager, path))
+    return path, list(trainer.loggers)
+
+
+def _settings(ours: ExpManagerConfig, path: Path) -> dict[str, Any]:
+    """exp_manager's own configuration: our folder as it is, and none of the callbacks that need Lightning's loop."""
+    return {
+        "explicit_log_dir": str(path),
+        "create_tensorboard_logger": ours.create_tensorboard_logger,
+        "create_wandb_logger": ours.create_wandb_logger,
+        "wandb_logger_kwargs": {"name": ours.name, "project": "nemo_amft", **ours.wandb_logger_kwargs},
+        "use_datetime_version": False,
+        "create_checkpoint_callback": False,
+        "create_preemption_callback": False,
+        "disable_validation_on_resume": False,
+        "log_step_timing": False,
+        "log_tflops_per_sec_per_gpu": False,
+        "seconds_to_sleep": 0,  # other ranks would wait for rank 0 to move the files that nobody moves
+    }
+
+
+@contextlib.contextmanager
+def _masked_argv() -> Iterator[None]:
+    """exp_manager writes the command line to cmd-args.log; a secret given there stays out of it."""
+    with mock.patch.object(sys, "argv", [mask_argument(argument) for argument in sys.argv]):
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's and NeMo's notices speak of a training loop that is not theirs."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

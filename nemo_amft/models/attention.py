@@ -1,0 +1,83 @@
+"""Core attention for the local layer spec, on torch's fused scaled-dot-product attention.
+
+Megatron-Core's unfused DotProductAttention writes out all scores (B, heads, T, T) and needs a mask tensor from the caller.
+This one does neither: sequences are right-padded, so causality alone keeps padding out of every real token's view.
+"""
+
+from __future__ import annotations
+
+import torch
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class CoreAttention(torch.nn.Module):
+    """softmax(Q K^T / sqrt(head_dim)) V with causal masking and grouped key-value heads; holds no parameters."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number: int,
+        attn_mask_type: AttnMaskType,
+        attention_type: str,
+        attention_dropout: float | None = None,
+        softmax_scale: float | None = None,
+        cp_comm_type: str | None = None,
+        pg_collection: ProcessGroupCollection | None = None,
+    ):
+        super().__init__()
+        assert config.context_parallel_size == 1, "context parallelism needs Transformer Engine's attention"
+        assert config.attention_dropout == 0.0, config.attention_dropout
+        assert (attention_type, attn_mask_type) == ("self", AttnMaskType.causal), (attention_type, attn_mask_type)
+        self.softmax_scale = softmax_scale
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        attn_mask_type: AttnMaskType | None = None,
+        attention_bias: Tensor | None = None,
+        packed_seq_params: PackedSeqParams | None = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (Tq, B, heads, head_dim); (T, heads, head_dim) if packed.
+            key, value: (Tk, B, groups, head_dim); (T, groups, head_dim) if packed. Tk exceeds Tq when Megatron's static
+                inference context has prepended its cache: the queries are then the last Tq positions.
+            attention_mask: None for causal attention; else Megatron's boolean (B or 1, 1, Tq, Tk), True where hidden, which
+                replaces causality. Decoding prompts of unequal length needs one.
+            attn_mask_type: not needed: causality follows from Tq and Tk alone.
+            packed_seq_params: sequences laid end to end (thd); each attends to itself only.
+
+        Returns:
+            (Tq, B, heads * head_dim); (T, heads * head_dim) if packed.
+        """
+        assert attention_bias is None, "attention bias is not supported"
+        if packed_seq_params is not None:
+            ends = packed_seq_params.cu_seqlens_q[1:-1].tolist()
+            pieces = [x.tensor_split(ends) for x in (query, key, value)]
+            return torch.cat([self._attend(*(x[:, None] for x in piece), None) for piece in zip(*pieces, strict=True)])[:, 0]
+        return self._attend(query, key, value, attention_mask)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, hidden_mask: Tensor | None) -> Tensor:
+        """(Tq, B, heads, d) and twice (Tk, B, groups, d) to (Tq, B, heads * d)."""
+        num_queries, num_keys = query.size(0), key.size(0)
+        visible = None if hidden_mask is None else ~hidden_mask
+        if visible is None and 1 < num_queries < num_keys:
+            # A chunk of a prompt behind a cache: is_causal would align the mask to the first key instead of the last.
+            visible = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query.device).tril(num_keys - num_queries)
+        context = scaled_dot_product_attention(
+            *(x.permute(1, 2, 0, 3) for x in (query, key, value)),
+            attn_mask=visible,
+            is_causal=visible is None and num_queries > 1,
+            scale=self.softmax_scale,
+            enable_gqa=query.size(2) != key.size(2),
+        )
+        return context.permute(2, 0, 1, 3).reshape(num_queries, query.size(1), -1)

@@ -1,0 +1,174 @@
+"""Checkpoints: written under a temporary name, sealed with a manifest, renamed; read back only if intact.
+
+    checkpoints/step_00000050/
+        model/            policy, critic and optimisers, by Megatron's distributed checkpointing (any layout can read it)
+        ranks/00000.pt    what belongs to one rank: random generators, the kept difference
+        trainer.json      everything else: counters, mu, H*, stream positions
+        manifest.json     size and CRC-32 of every other file; written last
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.utils import add_prefix_for_sharding
+
+from nemo_amft.models.trainable import ForwardModel, TrainableModel
+from nemo_amft.parallel import platform
+from nemo_amft.parallel.groups import Place
+from nemo_amft.types import UserError
+
+log = logging.getLogger(__name__)
+
+# The one format of the distributed optimiser that another tensor, pipeline or data-parallel layout can read.
+METADATA = {"distrib_optim_sharding_type": "fully_reshardable", "distrib_optim_fully_reshardable_mem_efficient": False}
+
+
+class Checkpoints:
+    """The checkpoints of a run directory. All methods are collective unless they say otherwise."""
+
+    def __init__(self, folder: Path, keep: int, place: Place):
+        self.folder, self.keep, self.place = folder, keep, place
+
+    def save(self, step: int, models: Mapping[str, ForwardModel], trainer: Mapping[str, Any], rank_state: Mapping[str, Any]) -> Path:
+        """Write the state after `step` steps; then delete all but the newest `keep`."""
+        final = self.folder / f"step_{step:08d}"
+        temporary = self.folder / f".writing_{final.name}"
+        if self.place.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            (temporary / "model").mkdir(parents=True)
+            (temporary / "ranks").mkdir()
+        dist.barrier()
+        with platform.megatron():
+            dist_checkpointing.save(_sharded(models, loading=False), str(temporary / "model"))
+        torch.save(dict(rank_state), temporary / "ranks" / f"{self.place.rank:05d}.pt")
+        dist.barrier()
+        if self.place.is_main:
+            (temporary / "trainer.json").write_text(json.dumps(trainer, indent=1))
+            (temporary / "manifest.json").write_text(json.dumps(_manifest(temporary)))
+            _sync_to_disk(temporary)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(temporary, final)
+            for old in self.paths()[: -self.keep]:
+                shutil.rmtree(old, ignore_errors=True)
+        dist.barrier()
+        return final
+
+    def paths(self) -> list[Path]:
+        """Sealed checkpoints, oldest first (not collective)."""
+        return sorted(self.folder.glob("step_*")) if self.folder.is_dir() else []
+
+    def newest_intact(self, say: Callable[[str], None] = log.warning) -> Path | None:
+        """The newest checkpoint whose files are as they were written. A damaged one is reported by name and passed over."""
+        found: list[str | None] = [None]
+        if self.place.is_main:
+            for path in reversed(self.paths()):
+                fault = damage(path)
+                if fault is None:
+                    found = [str(path)]
+                    break
+                say(f"checkpoint {path} is damaged ({fault}); trying the one before")
+        dist.broadcast_object_list(found, src=0)
+        return Path(found[0]) if found[0] else None
+
+    def load(self, path: Path, models: Mapping[str, ForwardModel]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Restore `models` in place. Returns (trainer state, this rank's state: None if written on another layout)."""
+        with platform.megatron():
+            state = dist_checkpointing.load(_sharded(models, loading=True), str(path / "model"))
+            for name, model in models.items():
+                for i, chunk in enumerate(_bare(model)):
+                    chunk.load_state_dict(state[f"{name}.model{i}"])
+                if isinstance(model, TrainableModel):
+                    model.optimizer.load_state_dict(state[f"{name}.optimizer"])
+        trainer = json.loads((path / "trainer.json").read_text())
+        file = path / "ranks" / f"{self.place.rank:05d}.pt"
+        same = trainer["layout"] == layout(self.place) and file.exists()
+        rank_state = torch.load(file, weights_only=True, map_location="cpu") if same else None
+        dist.barrier()
+        return trainer, rank_state
+
+
+def layout(place: Place) -> dict[str, int]:
+    """What must agree for a rank's own state to mean the same."""
+    return {"world": place.world_size, "tensor": place.tensor_size, "pipeline": place.pipeline_size, "data": place.data_size}
+
+
+def _sharded(models: Mapping[str, ForwardModel], loading: bool) -> dict[str, Any]:
+    state: dict[str, Any] = {}
+    for name, model in models.items():
+        chunks = {f"model{i}": chunk.sharded_state_dict(prefix=f"{name}.") for i, chunk in enumerate(_bare(model))}
+        state |= {f"{name}.{key}": value for key, value in chunks.items()}
+        if isinstance(model, TrainableModel):
+            # With one chunk the optimiser wants the bare dictionary, with several one a chunk.
+            of_optimizer = chunks if len(chunks) > 1 else chunks["model0"]
+            optimizer = model.optimizer.sharded_state_dict(of_optimizer, is_loading=loading, metadata=dict(METADATA))
+            add_prefix_for_sharding(optimizer, f"{name}.")
+            state[f"{name}.optimizer"] = optimizer
+    return state
+
+
+def _bare(model: ForwardModel) -> list[torch.nn.Module]:
+    """The chunks without their DDP wrapper."""
+    return [getattr(chunk, "module", chunk) if isinstance(model, TrainableModel) else chunk for chunk in model.chunks]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+
+
+def _crc(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def _manifest(folder: Path) -> dict[str, list[int]]:
+    return {str(p.relative_to(folder)): [p.stat().st_size, _crc(p)] for p in _files(folder)}
+
+
+def _sync_to_disk(folder: Path) -> None:
+    for path in [*_files(folder), folder / "manifest.json", folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, in a few words; None if every file is as the manifest says."""
+    try:
+        expected = json.loads((path / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return "manifest.json is missing or unreadable"
+    for name, (size, crc) in expected.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, expected {size}"
+        if _crc(file) != crc:
+            return f"{name} differs from what was written"
+    return None
+
+
+def find(path: str) -> Path:
+    """A checkpoint the user names: its own folder, or a run's, of which the newest intact one is taken. Raises UserError."""
+    folder = Path(path)
+    candidates = [folder] if (folder / "manifest.json").exists() else sorted((folder / "checkpoints").glob("step_*"))[::-1]
+    for candidate in candidates:
+        if damage(candidate) is None:
+            return candidate
+    raise UserError(f"checkpoint {path}: found no intact checkpoint, expected a run directory or a step_* folder of one")

@@ -1,0 +1,85 @@
+"""Process groups: torch.distributed and Megatron's model-parallel groups, and where this rank stands in them."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import dataclass
+
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from nemo_amft.config.schema import ModelConfig
+from nemo_amft.parallel import platform
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this rank stands."""
+
+    rank: int
+    world_size: int
+    tensor_rank: int
+    tensor_size: int
+    pipeline_rank: int
+    pipeline_size: int
+    data_rank: int
+    data_size: int
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one rank that writes files and talks to the terminal."""
+        return self.rank == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """True where losses, log-probs and values come out of the pipeline."""
+        return self.pipeline_rank == self.pipeline_size - 1
+
+
+def initialize(model: ModelConfig, seed: int, timeout_s: float = 1800.0) -> Place:
+    """Join the job and build Megatron's groups for `model`'s layout. Works under torchrun, srun, or alone."""
+    platform.install()
+    for name, slurm_name, alone in (
+        ("RANK", "SLURM_PROCID", "0"),
+        ("WORLD_SIZE", "SLURM_NTASKS", "1"),
+        ("LOCAL_RANK", "SLURM_LOCALID", "0"),
+    ):
+        os.environ.setdefault(name, os.environ.get(slurm_name, alone))
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29500")
+    platform.set_device(int(os.environ["LOCAL_RANK"]))
+    if not dist.is_initialized():
+        dist.init_process_group(platform.distributed_backend(), timeout=datetime.timedelta(seconds=timeout_s))
+    with platform.megatron():
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=model.tensor_model_parallel_size,
+            pipeline_model_parallel_size=model.pipeline_model_parallel_size,
+            virtual_pipeline_model_parallel_size=model.virtual_pipeline_model_parallel_size,
+            context_parallel_size=model.context_parallel_size,
+        )
+        from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+        model_parallel_cuda_manual_seed(seed)
+    return place()
+
+
+def place() -> Place:
+    """This rank's place in the groups that `initialize` built."""
+    return Place(
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
+        tensor_size=parallel_state.get_tensor_model_parallel_world_size(),
+        pipeline_rank=parallel_state.get_pipeline_model_parallel_rank(),
+        pipeline_size=parallel_state.get_pipeline_model_parallel_world_size(),
+        data_rank=parallel_state.get_data_parallel_rank(),
+        data_size=parallel_state.get_data_parallel_world_size(),
+    )
+
+
+def shutdown() -> None:
+    """Leave the job in good order."""
+    if dist.is_initialized():
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()

@@ -1,0 +1,211 @@
+"""Rollouts by vLLM inside the training processes: no server, no second job, weights replaced in place.
+
+vLLM's external launcher builds on the torch.distributed world that is there: `rollout.tensor_model_parallel_size` consecutive ranks
+form one engine, and a world of several times that many has several engines side by side that never speak to each other. Each rank
+of an engine runs the same scheduler over the same requests; they stay in step because all they decide on is equal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from nemo_amft.config.schema import RolloutConfig
+from nemo_amft.parallel import platform
+from nemo_amft.rollout import vllm_process
+from nemo_amft.rollout.gather import gather_completions
+from nemo_amft.rollout.limits import check_lengths
+from nemo_amft.rollout.shares import shares
+from nemo_amft.types import Completion, Request, SamplingParams, UserError
+
+if TYPE_CHECKING:
+    import vllm
+
+Weights = Callable[[], Iterator[tuple[str, Tensor]]]
+
+
+class VLLMEngine:
+    """Colocated vLLM. Construct and use outside `platform.megatron()`.
+
+    On a GPU the engine sleeps between phases without weights and cache (vLLM's level 2), and waking loads the policy's weights anew;
+    on a CPU `sleep` and `wake` do nothing.
+
+    Log-probs are of the distribution that was sampled from, temperature included. With rollout.top_p or rollout.top_k they are taken
+    before temperature and truncation instead, which is the distribution of `Completion.log_probs` at temperature 1 only: vLLM knows
+    none in between.
+    """
+
+    def __init__(
+        self,
+        model_folder: Path | str,
+        rollout: RolloutConfig,
+        precision: str,
+        max_model_len: int,
+        weights: Weights,
+        seed: int = 0,
+    ):
+        """Start the engine and load the policy's weights. Takes seconds, most of them for importing vLLM.
+
+        Args:
+            model_folder: config.json of the model, in hub format; weights and tokenizer there are not read.
+            precision: "32" or "bf16".
+            max_model_len: most tokens of prompt and response together.
+            weights: begins a pass over the policy's (hub name, whole tensor); collective, and run through by every rank.
+            seed: of requests that bring none.
+
+        Raises:
+            UserError: vLLM cannot run this model or configuration; its own reason is in the message.
+        """
+        size, world = rollout.tensor_model_parallel_size, dist.get_world_size()
+        if world % size:
+            raise UserError(f"rollout.tensor_model_parallel_size: found {size}, expected a divisor of the {world} ranks")
+        self._engine, self._engine_rank = divmod(dist.get_rank(), size)
+        self._num_engines = world // size
+        self._max_model_len = max_model_len
+        self._weights = weights
+        self._asleep = False
+        self._llm = self._start(str(model_folder), rollout, precision)
+        # vLLM draws from the process-wide generator, which training moves on too: swapped in while it generates. The ranks of an
+        # engine must draw alike, engines must not.
+        self._random_state = vllm_process.random_state(seed + self._engine)
+        self.update_weights()
+
+    def _start(self, model_folder: str, rollout: RolloutConfig, precision: str) -> vllm.LLM:
+        vllm_process.set_environment()
+        with vllm_process.undisturbed():
+            import vllm
+
+            try:
+                return vllm.LLM(
+                    model_folder,
+                    dtype="bfloat16" if precision == "bf16" else "float32",
+                    load_format="dummy",  # the policy's weights follow at once
+                    skip_tokenizer_init=True,
+                    generation_config="vllm",  # no sampling defaults from the model's folder
+                    tensor_parallel_size=rollout.tensor_model_parallel_size,
+                    distributed_executor_backend="external_launcher",
+                    disable_custom_all_reduce=True,  # its buffers do not survive sleep
+                    max_model_len=self._max_model_len,
+                    max_num_seqs=rollout.max_num_seqs,
+                    enable_prefix_caching=True,
+                    logprobs_mode=_logprobs_mode(rollout),
+                    **_platform_arguments(rollout),
+                )
+            except (ValueError, NotImplementedError) as error:
+                raise UserError(f"vLLM cannot run {model_folder}: {' '.join(str(error).split())}") from error
+
+    def generate(self, requests: Sequence[Request], params: SamplingParams) -> list[Completion]:
+        """See `RolloutEngine.generate`.
+
+        Raises:
+            UserError: a prompt is too long for `max_model_len`.
+        """
+        check_lengths(requests, params, self._max_model_len, "max_model_len")
+        assert not self._asleep, "wake() first"
+        own = shares(requests, self._num_engines, params.max_new_tokens)[self._engine]
+        completions: list[Completion] = []
+        if own:
+            with self._own_random_state():
+                outputs = self._llm.generate(
+                    [{"prompt_token_ids": list(requests[i].prompt_token_ids)} for i in own],
+                    [_sampling_params(requests[i], params) for i in own],
+                    use_tqdm=False,
+                )
+            completions = [_completion(output.outputs[0]) for output in outputs]
+        # All ranks of an engine hold the same; its first one speaks.
+        return gather_completions(completions if self._engine_rank == 0 else [])
+
+    def update_weights(self) -> None:
+        """Load the policy's weights in place, one layer at a time, and drop the prefix cache. Asleep: `wake` will."""
+        if self._asleep:
+            return
+        weights = self._weights()
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights, "is_checkpoint_format": True})
+        for _ in weights:  # whatever vLLM had no use for: the other ranks wait in these gathers
+            pass
+        self._llm.reset_prefix_cache()
+
+    def wake(self) -> None:
+        """Take device memory back: weights first, then the cache, so that loading has room."""
+        if self._asleep:
+            self._asleep = False
+            self._llm.wake_up(tags=["weights"])
+            self.update_weights()
+            self._llm.wake_up(tags=["kv_cache"])
+
+    def sleep(self) -> None:
+        """Give the memory of weights and cache back to training."""
+        if platform.is_gpu() and not self._asleep:
+            self._llm.sleep(level=2)
+            self._asleep = True
+
+    def close(self) -> None:
+        """End the engine and leave the training processes' own groups standing. One engine a process: a second cannot follow."""
+        from vllm.distributed import destroy_model_parallel
+
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        destroy_model_parallel()
+
+    @contextlib.contextmanager
+    def _own_random_state(self) -> Iterator[None]:
+        training = platform.get_rng_state()
+        platform.set_rng_state(self._random_state)
+        try:
+            yield
+        finally:
+            self._random_state = platform.get_rng_state()
+            platform.set_rng_state(training)
+
+
+def _logprobs_mode(rollout: RolloutConfig) -> str:
+    truncated = rollout.top_p < 1.0 or rollout.top_k > 0
+    return "raw_logprobs" if truncated else "processed_logprobs"
+
+
+def _platform_arguments(rollout: RolloutConfig) -> dict[str, Any]:
+    """What differs between a CPU and a GPU."""
+    if platform.is_gpu():
+        return {
+            "gpu_memory_utilization": rollout.gpu_memory_utilization,
+            "enable_sleep_mode": True,
+            "enforce_eager": rollout.enforce_eager,
+        }
+    return {
+        "kv_cache_memory_bytes": int(rollout.kv_cache_gb * 2**30),
+        "enforce_eager": True,  # compiling takes minutes on a CPU
+        "worker_cls": "nemo_amft.rollout.vllm_cpu_worker.CPUWorker",
+        "additional_config": {"shared_memory_name": vllm_process.job_name()},
+    }
+
+
+def _sampling_params(request: Request, params: SamplingParams) -> vllm.SamplingParams:
+    import vllm
+
+    return vllm.SamplingParams(
+        max_tokens=params.max_new_tokens,
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        seed=request.seed,
+        stop_token_ids=list(params.stop_token_ids),
+        ignore_eos=True,  # what ends a response is in stop_token_ids, nothing else
+        detokenize=False,
+        logprobs=0,  # the drawn token's own
+        flat_logprobs=True,
+    )
+
+
+def _completion(output: vllm.CompletionOutput) -> Completion:
+    """From one output. Position i of its flat log-probs starts with the drawn token's."""
+    log_probs = output.logprobs
+    return Completion(
+        token_ids=tuple(output.token_ids),
+        log_probs=tuple(log_probs.logprobs[start] for start in log_probs.start_indices),
+        finished=output.finish_reason == "stop",
+    )

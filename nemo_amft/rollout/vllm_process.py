@@ -1,0 +1,74 @@
+"""What vLLM needs of the process it runs in, and what must be put back after it has started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import sys
+from collections.abc import Iterator
+
+import numpy
+import torch
+import torch.distributed as dist
+
+from nemo_amft.parallel import platform
+
+
+def set_environment() -> None:
+    """Set the variables that vLLM reads. Call before vLLM is first imported; values the user has set stay."""
+    wanted = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's scheduler runs in this process too
+        "VLLM_PLUGINS": "",  # NeMo registers one that fails to import
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    if not platform.is_gpu():
+        wanted["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # the launcher and OMP_NUM_THREADS decide
+        wanted["TORCHDYNAMO_DISABLE"] = "1"  # compiling small helpers makes the first batch take 3 s instead of 0.2 s
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    if os.environ.get("TORCHDYNAMO_DISABLE") == "1" and "torch._dynamo.config" in sys.modules:
+        sys.modules["torch._dynamo.config"].disable = True  # read from the environment when it was imported
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put back what importing and starting vLLM changes for the rest of the process.
+
+    Those are the seeds of all random generators, environment variables that are not its own (LOCAL_WORLD_SIZE, LD_PRELOAD, threads),
+    and on a CPU torch.set_num_threads, which becomes a no-op.
+    """
+    environment = dict(os.environ)
+    set_num_threads, num_threads, dtype = torch.set_num_threads, torch.get_num_threads(), torch.get_default_dtype()
+    states = random.getstate(), numpy.random.get_state(), torch.get_rng_state(), platform.get_rng_state()
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() | environment.keys():
+            if name.startswith("VLLM_"):
+                continue
+            if name in environment:
+                os.environ[name] = environment[name]
+            else:
+                del os.environ[name]
+        torch.set_num_threads = set_num_threads
+        torch.set_num_threads(num_threads)
+        torch.set_default_dtype(dtype)
+        random.setstate(states[0])
+        numpy.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        platform.set_rng_state(states[3])
+
+
+def random_state(seed: int) -> torch.Tensor:
+    """State of the device's default generator as if it were seeded with `seed`."""
+    return torch.Generator(platform.device()).manual_seed(seed).get_state()
+
+
+def job_name() -> str:
+    """A name for this job that no other on the machine has; the same on every rank."""
+    token = torch.tensor(secrets.randbits(62))
+    dist.broadcast(token, src=0)
+    return f"nemo-amft-{token.item():016x}"

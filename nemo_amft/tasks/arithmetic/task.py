@@ -1,0 +1,107 @@
+"""The arithmetic task: problems are generated, so a run needs no files, and its difficulty is a set of knobs."""
+
+from __future__ import annotations
+
+import functools
+import random
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nemo_amft.config.schema import DataConfig
+from nemo_amft.tasks.arithmetic.problems import OPERATIONS, draw, solve, write_problem
+from nemo_amft.tasks.arithmetic.verifier import verify
+from nemo_amft.tasks.base import Split, Verifier
+from nemo_amft.types import Example, UserError
+
+
+@dataclass(frozen=True)
+class ArithmeticConfig:
+    num_train: int = 4096
+    """Training problems."""
+    num_validation: int = 256
+    """Problems of D_val, disjoint from the others by text."""
+    num_test: int = 512
+    """Problems of the final evaluation, disjoint from the others by text."""
+    operands: tuple[int, int] = (3, 4)
+    """Fewest and most operands of a problem; each number between is equally likely."""
+    max_operand: int = 9
+    """Operands are uniform in 1..max_operand."""
+    operators: str = "+-*"
+    """Operators that a problem may hold, applied strictly from left to right."""
+    modulus: int | None = 10
+    """Every step's result is reduced to 0..modulus-1, which bounds the facts there are to learn. None: plain integers."""
+    worked_steps: bool = True
+    """Demonstrations write out each step before the answer. False: the answer alone, which a small model hardly learns."""
+
+    def __post_init__(self) -> None:
+        fewest, most = self.operands
+        known = set(self.operators) <= set(OPERATIONS) and len(set(self.operators)) == len(self.operators) > 0
+        checks = (
+            (2 <= fewest <= most, "operands", self.operands, "two numbers, the first at least 2, the second no smaller"),
+            (self.max_operand >= 1, "max_operand", self.max_operand, "at least 1"),
+            (known, "operators", self.operators, f"some of {''.join(OPERATIONS)!r}, each once"),
+            (self.modulus is None or self.modulus >= 2, "modulus", self.modulus, "null or at least 2"),
+            (self.num_train >= 1, "num_train", self.num_train, "at least 1"),
+            (self.num_validation >= 0, "num_validation", self.num_validation, "at least 0"),
+            (self.num_test >= 0, "num_test", self.num_test, "at least 0"),
+        )
+        for holds, key, found, expected in checks:
+            if not holds:
+                raise UserError(f"task.{key}: found {found!r}, expected {expected}")
+        wanted, distinct = self.num_train + self.num_validation + self.num_test, self._num_distinct()
+        # Drawing distinct problems by rejection slows down as they run out; half of them is ample and quick.
+        if wanted > distinct // 2:
+            raise UserError(
+                f"task.num_train + num_validation + num_test: found {wanted}, expected at most {distinct // 2}, half of the "
+                f"{distinct} problems with operands={list(self.operands)}, max_operand={self.max_operand}"
+            )
+
+    def _num_distinct(self) -> int:
+        fewest, most = self.operands
+        return sum(self.max_operand**n * len(self.operators) ** (n - 1) for n in range(fewest, most + 1))
+
+
+class ArithmeticTask:
+    """Chains such as "7*3+4=" with the demonstration "7*3=1;1+4=5#5" (modulus 10); reward 1 for the right number after '#'."""
+
+    Config: ClassVar[type[ArithmeticConfig]] = ArithmeticConfig
+
+    def __init__(self, config: ArithmeticConfig, data: DataConfig, seed: int) -> None:
+        """Raises UserError if data names files, which this task would silently ignore."""
+        for key in ("train", "validation", "test"):
+            found = getattr(data, key)
+            if found is not None:
+                raise UserError(f"data.{key}: found {found!r}, expected null, as the arithmetic task generates its problems")
+        self.config = config
+        self.seed = seed
+
+    def examples(self, split: Split) -> list[Example]:
+        """Problems of `split`; the three splits share no problem text. Changing any size reshuffles all of them."""
+        sizes = {"train": self.config.num_train, "validation": self.config.num_validation, "test": self.config.num_test}
+        start = sum(size for name, size in list(sizes.items())[: list(sizes).index(split)])
+        return [
+            Example(f"arithmetic/{split}/{index}", ({"role": "user", "content": problem},), answer, demonstration, "arithmetic")
+            for index, (problem, answer, demonstration) in enumerate(self._problems[start : start + sizes[split]])
+        ]
+
+    def verifier(self) -> Verifier:
+        """A function without state."""
+        return verify
+
+    @functools.cached_property
+    def _problems(self) -> list[tuple[str, str, str]]:
+        """Distinct (problem, answer, demonstration) of all splits, shuffled so that each split has the same mix of lengths.
+
+        Short problems run out first while drawing, so without the shuffle the later splits would hold fewer of them.
+        """
+        config, generator = self.config, random.Random(f"arithmetic/{self.seed}")
+        wanted = config.num_train + config.num_validation + config.num_test
+        found: dict[str, tuple[str, str, str]] = {}
+        while len(found) < wanted:
+            operands, operators = draw(generator, generator.randint(*config.operands), config.max_operand, config.operators)
+            answer, demonstration = solve(operands, operators, config.modulus, config.worked_steps)
+            problem = write_problem(operands, operators)
+            found.setdefault(problem, (problem, str(answer), demonstration))
+        problems = list(found.values())
+        generator.shuffle(problems)
+        return problems

@@ -1,0 +1,87 @@
+"""The mathematics task: problems and demonstrations from data.train, data.validation and data.test."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from nemo_amft.config.schema import DataConfig
+from nemo_amft.data.sources import load_examples
+from nemo_amft.data.splits import hold_out, overlap, refuse_overlap
+from nemo_amft.tasks.base import Split, Verifier
+from nemo_amft.tasks.math.verifier import THINK_CLOSE, THINK_OPEN, MathVerifier
+from nemo_amft.types import Example, UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MathConfig:
+    thinking: bool = True
+    """The chat template ends a prompt with "<think>\\n": it is cut from demonstrations and put back before grading."""
+    system_prompt: str | None = None
+    """Replaces the data's system message; "" removes it. None: as in the data."""
+
+
+class MathTask:
+    """Problems in any schema that data.sources knows; reward 1 or 0 from Math-Verify.
+
+    Without data.validation, data.validation_size problems are held out of data.train by problem text. Without data.test the
+    final evaluation uses D_val.
+    """
+
+    Config: ClassVar[type[MathConfig]] = MathConfig
+
+    def __init__(self, config: MathConfig, data: DataConfig, seed: int) -> None:
+        """Raises UserError if data.train is not set."""
+        if data.train is None:
+            raise UserError("data.train: found null, expected a hub id, a .parquet or a .jsonl file")
+        self.config = config
+        self.data = data
+        self.seed = seed
+
+    def examples(self, split: Split) -> list[Example]:
+        """All splits are read and checked against each other on first use; raises UserError (data.sources, data.splits)."""
+        return self._splits[split]
+
+    def verifier(self) -> Verifier:
+        """Math-Verify; to be called through a RewardPool only."""
+        return MathVerifier(self.config.thinking)
+
+    @functools.cached_property
+    def _splits(self) -> dict[Split, list[Example]]:
+        train = self._load("train", self.data.train)
+        test = self._load("test", self.data.test) if self.data.test is not None else None
+        if self.data.validation is not None:
+            validation = self._load("validation", self.data.validation)
+            refuse_overlap("data.validation", validation, "data.train", train)
+            if test is not None:
+                refuse_overlap("data.validation", validation, "data.test", test)
+        else:
+            train, validation = hold_out(train, self.data.validation_size, self.seed, avoid=test or ())
+        if test is not None and (shared := overlap(test, train)):
+            # The user may want it (evaluation on training problems), so it is said and not refused.
+            found, seen = shared[0]
+            logger.warning("data.test: %d problems are also in data.train (first: %s = %s)", len(shared), found.id, seen.id)
+        return {"train": train, "validation": validation, "test": validation if test is None else test}
+
+    def _load(self, split: Split, source: str) -> list[Example]:
+        return [self._adapt(example, split) for example in load_examples(source, split)]
+
+    def _adapt(self, example: Example, split: Split) -> Example:
+        messages, demonstration = example.messages, example.demonstration
+        if self.config.system_prompt is not None:
+            system = ({"role": "system", "content": self.config.system_prompt},) if self.config.system_prompt else ()
+            messages = system + tuple(message for message in messages if message["role"] != "system")
+        if self.config.thinking and demonstration is not None:
+            # Only demonstrations of the training problems are ever trained on.
+            if split == "train" and THINK_CLOSE not in demonstration:
+                where = example.metadata.get("origin", example.id)
+                raise UserError(
+                    f"{where}: demonstration: found no {THINK_CLOSE!r}, expected thoughts, as task.thinking is true "
+                    "(set it to false for demonstrations that do not think)"
+                )
+            demonstration = demonstration.lstrip().removeprefix(THINK_OPEN).removeprefix("\n")
+        return replace(example, messages=messages, demonstration=demonstration)

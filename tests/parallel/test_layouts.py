@@ -1,0 +1,94 @@
+"""mu, the meta-gradient, losses and gradient norms are the same under every parallel layout."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from nemo_amft.algorithms.controllers.amft import MetaGradientConfig
+from tests.parallel import meta_steps
+from tests.parallel.meta_steps import Case
+from tests.parallel.ranks import run_ranks
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Tiny Qwen2 models in hub format, by whether embeddings are tied. GQA and biases: some parameters split, some replicated."""
+    made = {}
+    for tied in (False, True):
+        torch.manual_seed(5)
+        config = Qwen2Config(
+            vocab_size=meta_steps.VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=tied, initializer_range=0.3,
+        )  # fmt: skip
+        model = Qwen2ForCausalLM(config)
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.3)
+        folder = tmp_path_factory.mktemp(f"tied_{tied}")
+        model.save_pretrained(folder)
+        made[tied] = str(folder)
+    return made
+
+
+@pytest.fixture(scope="module")
+def one_process(folders):
+    """The reference: metrics of one process, by (tied, case on one rank)."""
+    cache: dict = {}
+
+    def get(tied: bool, case: Case):
+        single = replace(case, tensor=1, pipeline=1, virtual=None, sequence_parallel=False)
+        if (tied, single) not in cache:
+            cache[tied, single] = run_ranks(1, meta_steps.run, folders[tied], single)[0]
+        return cache[tied, single]
+
+    return get
+
+
+LAYOUTS = {
+    "dp2": (2, Case()),
+    "dp2_no_distributed_optimizer": (2, Case(distributed_optimizer=False)),
+    "dp2_overlap": (2, Case(overlap=True)),
+    "tp2": (2, Case(tensor=2)),
+    "tp2_sp": (2, Case(tensor=2, sequence_parallel=True)),
+    "tp2_no_distributed_optimizer": (2, Case(tensor=2, distributed_optimizer=False)),
+    "pp2": (2, Case(pipeline=2)),
+    "pp2_no_distributed_optimizer": (2, Case(pipeline=2, distributed_optimizer=False)),
+    "pp2_interleaved": (2, Case(pipeline=2, virtual=2)),
+    "tp2_pp2": (4, Case(tensor=2, pipeline=2)),
+    "tp2_sp_dp2": (4, Case(tensor=2, sequence_parallel=True)),
+    "pp2_dp2": (4, Case(pipeline=2)),
+}
+
+
+def assert_same(found: list[dict], expected: list[dict], tolerance: float = 1e-5) -> None:
+    """Every metric of every step, relative; absolute below 0.01, where a metric is a difference of larger numbers."""
+    for step, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert set(a) == set(b)
+        off = {k: (a[k], b[k]) for k in b if abs(a[k] - b[k]) > tolerance * max(abs(b[k]), 1e-2)}
+        assert not off, f"step {step}: {off}"
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_mu_is_the_same_under_every_layout(folders, one_process, layout, tied):
+    ranks, case = LAYOUTS[layout]
+    results = run_ranks(ranks, meta_steps.run, folders[tied], case, timeout=120)
+    assert all(result == results[0] for result in results[1:]), "ranks disagree with one another"
+    assert_same(results[0], one_process(tied, case))
+    assert len({step["mu"] for step in results[0]}) == 3  # it moved, so the comparison means something
+
+
+@pytest.mark.parametrize("layout", ["tp2", "pp2_dp2"])
+def test_adam_preconditioner_and_trace_are_the_same_under_every_layout(folders, one_process, layout):
+    ranks, case = LAYOUTS[layout]
+    case = replace(case, meta=MetaGradientConfig(scale="raw", preconditioner="adam", trace_decay=0.9, val_samples=2))
+    assert_same(run_ranks(ranks, meta_steps.run, folders[False], case)[0], one_process(False, case))
+
+
+def test_losses_do_not_depend_on_the_micro_batch_size(folders, one_process):
+    whole = run_ranks(1, meta_steps.run, folders[False], Case(micro_batch_size=64))[0]
+    assert_same(run_ranks(1, meta_steps.run, folders[False], Case(micro_batch_size=1))[0], whole)

@@ -1,0 +1,60 @@
+"""The doctor finds what is missing, says how to get it, and fails only for what is required."""
+
+import subprocess
+
+from nemo_amft import doctor
+from nemo_amft.observe import summary
+
+
+def test_this_environment_is_healthy(capsys):
+    assert doctor.main() == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("python", "torch", "megatron-core", "transformer-engine", "apex", "vllm", "nemo"))
+
+
+def test_a_missing_requirement_fails_with_its_name_and_fix(monkeypatch, capsys):
+    versions = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "psutil" else versions(name))
+    assert doctor.main() == 1
+    error = capsys.readouterr().err
+    assert error.startswith("nemo_amft: error: psutil: not installed")
+    assert "make venv" in error
+
+
+def test_a_missing_option_only_says_what_it_costs(monkeypatch, capsys):
+    versions = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name.startswith("vllm") else versions(name))
+    assert doctor.main() == 0
+    assert "only rollout.engine=megatron works" in capsys.readouterr().out
+
+
+def test_another_version_than_the_pinned_one_is_noted_and_a_local_build_is_not(monkeypatch):
+    monkeypatch.setattr(doctor, "_pin", lambda name: "==2.13.0")
+    monkeypatch.setattr(doctor, "_version", lambda name: "2.13.0+cpu")
+    assert doctor._required("torch", "torch").state == "ok"
+    monkeypatch.setattr(doctor, "_version", lambda name: "2.12.0")
+    assert doctor._required("torch", "torch").fix == "tested with 2.13.0"
+
+
+def test_cpu_flags_are_those_that_speed_up_matrix_products(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags : fpu avx avx2 avx512f avx512_bf16 amx_bf16 amx_tile\n")
+    assert doctor.cpu_flags(cpuinfo) == ["avx2", "avx512f", "avx512_bf16", "amx_bf16"]
+    assert doctor.cpu_flags(tmp_path / "none") == []
+
+
+def test_an_installed_package_has_no_revision_even_inside_somebodys_repository(monkeypatch, tmp_path):
+    installed = tmp_path / "site-packages" / "__init__.py"
+    installed.parent.mkdir()
+    installed.touch()
+    theirs = ["git", "-C", str(tmp_path), "-c", "user.name=somebody", "-c", "user.email=somebody@localhost"]
+    subprocess.run([*theirs, "init", "--quiet"], check=True)
+    subprocess.run([*theirs, "commit", "--quiet", "--allow-empty", "--message", "theirs"], check=True)
+    monkeypatch.setattr(summary.nemo_amft, "__file__", str(installed))
+    assert summary.git_revision() is None
+
+
+def test_versions_name_what_a_run_depends_on():
+    found = summary.versions()
+    assert {"torch", "megatron-core", "vllm", "transformers", "nemo"} <= set(found)
+    assert found["torch"].startswith("2.")
