@@ -23,6 +23,7 @@ from nemo_amft.models.trainable import ForwardModel
 from nemo_amft.observe import figures
 from nemo_amft.observe.files import write_atomically
 from nemo_amft.observe.progress import final_table
+from nemo_amft.observe.quiet import quiet_libraries
 from nemo_amft.observe.metrics import read_metrics
 from nemo_amft.observe.summary import write_summary
 from nemo_amft.parallel import groups, platform, random_state
@@ -32,6 +33,7 @@ from nemo_amft.types import UserError
 def run(config: Config) -> int:
     """Train as `config` says. Returns the exit status: 0 when the run is finished, also when it was finished before."""
     started = time.monotonic()
+    quiet_libraries()
     platform.install()
     run_dir, loggers = prepare(config)
     finished = finished_run(run_dir, config)

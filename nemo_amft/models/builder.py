@@ -4,6 +4,7 @@ What is returned is bare: no Float16Module, no DistributedDataParallel. bf16 nee
 created in params_dtype, tokens are integers and both models return float32 themselves; wrapping in one is harmless.
 Weights start as zeros (see `_zeros`) and come from `nemo_amft.models.hub_weights`. On a GPU Megatron's RNG tracker must be
 seeded first (model_parallel_cuda_manual_seed). On a CPU, call under `platform.megatron()` after `platform.install()`.
+Check a config with `refuse_unsupported` (nemo_amft.models.architecture) before building from it.
 """
 
 from __future__ import annotations

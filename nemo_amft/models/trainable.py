@@ -118,6 +118,7 @@ class TrainableModel(ForwardModel):
             config = self._optimizer_config(optim)
             self.optimizer: MegatronOptimizer = get_megatron_optimizer(config, chunks, get_standard_config_overrides(config))
         super().__init__(chunks, model, place)
+        self._create_adam_state()
         # The step reduces once, after its last term (`finish_gradients`); the schedules must not.
         self.config.finalize_model_grads_func = None
         self.config.grad_scale_func = None
@@ -149,6 +150,16 @@ class TrainableModel(ForwardModel):
             overlap_param_gather=optim.overlap_param_gather,
             optimizer_cpu_offload=optim.optimizer_cpu_offload,
         )
+
+    def _create_adam_state(self) -> None:
+        """Give torch's Adam the state it would make in its first step, so that a model can be saved, or loaded into, before it."""
+        for member in self._optimizers():
+            if not isinstance(member.optimizer, torch.optim.Adam | torch.optim.AdamW):
+                continue
+            for group in member.optimizer.param_groups:
+                for parameter in group["params"]:
+                    moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                    member.optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
 
     def accumulate(self, micro: Sequence[MicroBatch], forward: ForwardFn, loss_fn: LossFn, weight: float, last: bool) -> list[dict]:
         """Forward and backward of one loss term, added with `weight` into the gradient buffer. Returns each micro-batch's metrics

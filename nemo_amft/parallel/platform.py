@@ -169,18 +169,16 @@ def install() -> None:
 
 
 def _patch_distributed_optimizer() -> None:
-    """Three faults of DistributedOptimizer's resume with torch's own Adam (megatron-core 0.16.1), on any device.
+    """Two faults of DistributedOptimizer's resume with torch's own Adam (megatron-core 0.16.1), on any device.
 
     1. Loading asks the checkpoint for the per-parameter "step", which was saved among the param groups: KeyError.
     2. `load_state_dict` hands every parameter the same "step" tensor, which Adam then increments once per parameter, so the
        bias correction after a resume is silently wrong.
-    3. A fresh process has no Adam state, and `sharded_state_dict(is_loading=True)` asserts before it would create it.
     """
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
     set_states = DistributedOptimizer._set_main_param_and_optimizer_states
     load_state_dict = DistributedOptimizer.load_state_dict
-    sharded_state_dict = DistributedOptimizer.sharded_state_dict
 
     @torch.no_grad()
     def set_states_but_step(self, model_param, tensors):
@@ -197,11 +195,5 @@ def _patch_distributed_optimizer() -> None:
             if isinstance(state.get("step"), torch.Tensor):
                 state["step"] = state["step"].detach().clone()
 
-    def sharded_with_state(self, model_sharded_state_dict, is_loading=False, *args, **kwargs):
-        if is_loading and not self.optimizer.state:
-            self._init_optimizer_states_with_dummy_values()
-        return sharded_state_dict(self, model_sharded_state_dict, is_loading, *args, **kwargs)
-
     DistributedOptimizer._set_main_param_and_optimizer_states = set_states_but_step
     DistributedOptimizer.load_state_dict = load_with_own_steps
-    DistributedOptimizer.sharded_state_dict = sharded_with_state

@@ -40,7 +40,7 @@ def _truncate(prob_BV: Tensor, top_p: float, top_k: int) -> Tensor:
     """Zero all but the `top_k` most probable tokens (0: all), then all but the fewest whose share of the rest reaches `top_p`."""
     if top_p >= 1.0 and not 0 < top_k < prob_BV.size(-1):
         return prob_BV
-    sorted_BV, order_BV = prob_BV.sort(-1, descending=True, stable=True)
+    sorted_BV, order_BV = prob_BV.sort(dim=-1, descending=True, stable=True)
     if top_k > 0:
         sorted_BV[:, top_k:] = 0.0
     if top_p < 1.0:

@@ -16,7 +16,7 @@ from tests.unit.reward_verifiers import obey
 RIGHT, WRONG = ("a", "a", True), ("a", "b", True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pool():
     with RewardPool(obey, workers=2, timeout_s=1.0, memory_mb=256) as running:
         running.score([RIGHT])  # children have started, so that tests time the verifier alone
@@ -159,7 +159,9 @@ def test_a_verifier_of_a_plug_in_file_works_although_no_module_path_leads_to_it(
 
     file = tmp_path / "mine.py"
     file.write_text(
-        "from nemo_amft.types import Verdict\ndef verify(answer, response, finished):\n    return Verdict(0.5, answer == response)\n"
+        "from nemo_amft.types import Verdict\n"
+        "def verify(answer, response, finished):\n"
+        "    return Verdict(0.5, answer == response)\n"
     )
     spec = importlib.util.spec_from_file_location("nemo_amft_plugin_mine_12345678", file)
     module = importlib.util.module_from_spec(spec)

@@ -324,8 +324,8 @@ def test_validation_problems_that_train_or_test_also_has_are_refused_by_name(tmp
     with pytest.raises(UserError) as error:
         math_task(tmp_path, train=["a b", "c"], validation=["e", text], test=["d", "f"]).examples("train")
     assert str(error.value) == (
-        f"{tmp_path}/validation.jsonl, line 2: found a problem that data.{other} also has ({tmp_path}/{other}.jsonl, line {line}), "
-        f"1 such in all, expected data.validation disjoint from it: {text!r}"
+        f"{tmp_path}/validation.jsonl, line 2: found a problem that data.{other} also has "
+        f"({tmp_path}/{other}.jsonl, line {line}), 1 such in all, expected data.validation disjoint from it: {text!r}"
     )
 
 

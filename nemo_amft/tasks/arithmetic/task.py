@@ -24,8 +24,8 @@ class ArithmeticConfig:
     """Problems of the final evaluation, disjoint from the others by text."""
     operands: tuple[int, int] = (3, 4)
     """Fewest and most operands of a problem; each number between is equally likely."""
-    max_operand: int = 9
-    """Operands are uniform in 1..max_operand."""
+    max_operand: int = 5
+    """Operands are uniform in 1..max_operand; with modulus 10 and three operators, 5 makes 150 facts to learn, 9 makes 270."""
     operators: str = "+-*"
     """Operators that a problem may hold, applied strictly from left to right."""
     modulus: int | None = 10

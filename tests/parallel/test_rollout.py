@@ -1,0 +1,268 @@
+"""Both rollout engines against transformers, against the policy's own log-probs, and against each other's layouts."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+import torch.distributed as dist
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config
+
+from nemo_amft.config.schema import ModelConfig, RolloutConfig
+from nemo_amft.parallel import groups, platform
+from nemo_amft.rollout.probe import probe
+from nemo_amft.types import Completion, Request, SamplingParams, TokenSequence, UserError
+from tests.parallel.ranks import run_ranks
+
+VOCAB_SIZE = 101  # no multiple of 2 or 128: columns are padded
+MAX_LENGTH = 40
+NEW_TOKENS = 12
+PROMPTS = [(5, 6, 7), (5, 6, 7), (50, 51, 52, 53, 54, 55, 56, 57, 58), (90,), (5, 6, 7), (11, 12, 13, 14, 15)]
+REQUESTS = [Request(prompt, seed=1000 + i) for i, prompt in enumerate(PROMPTS)]
+GREEDY = SamplingParams(NEW_TOKENS, temperature=0.0)
+ROLLOUT = RolloutConfig(max_num_seqs=4, kv_cache_gb=0.03125, max_new_tokens=NEW_TOKENS)
+
+# name: (engine, ranks, tensor-parallel size of training, tensor-parallel size of the engine, sequence parallel)
+MEGATRON = {
+    "megatron": ("megatron", 1, 1, 1, False),
+    "megatron DP2": ("megatron", 2, 1, 1, False),
+    "megatron TP2": ("megatron", 2, 2, 1, False),
+    "megatron TP2 SP": ("megatron", 2, 2, 1, True),
+}
+VLLM = {
+    "vllm 2 engines": ("vllm", 2, 2, 1, False),
+    "vllm TP2": ("vllm", 2, 2, 2, False),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Path, Path]:
+    """Two tiny models that differ in their weights."""
+    config = Qwen2Config(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        tie_word_embeddings=False,
+    )
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        folder = tmp_path_factory.mktemp(f"model{seed}")
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        found.append(folder)
+    return tuple(found)
+
+
+@pytest.fixture(scope="module")
+def run(folders):
+    """Everything that one layout's ranks found, drawn once a module: starting vLLM takes seconds."""
+    cache: dict[str, dict] = {}
+
+    def get(name: str) -> dict:
+        if name not in cache:
+            engine, ranks, *layout = {**MEGATRON, **VLLM}[name]
+            results = run_ranks(ranks, exercise, engine, *layout, *folders, timeout=240)
+            for other in results[1:]:
+                assert other == results[0], "ranks disagree"
+            cache[name] = results[0]
+        return cache[name]
+
+    return get
+
+
+every_layout = pytest.mark.parametrize("layout", [*MEGATRON, *(pytest.param(name, marks=pytest.mark.slow) for name in VLLM)])
+
+
+def exercise(engine_name: str, tp: int, engine_tp: int, sequence_parallel: bool, first: Path, second: Path) -> dict:
+    """Body of a rank: build policy and engine, draw in several ways, change the weights, probe."""
+    from nemo_amft.models.builder import build_policy
+    from nemo_amft.models.hub_weights import export_hub_weights, load_hub_weights
+
+    hub_config = AutoConfig.from_pretrained(first)
+    model = ModelConfig(tensor_model_parallel_size=tp, sequence_parallel=sequence_parallel)
+    groups.initialize(model, seed=1)
+    with platform.megatron():
+        chunks = build_policy(hub_config, model, "32")
+    load_hub_weights(chunks, hub_config, first)
+
+    def policy_log_probs(sequences: list[TokenSequence], temperature: float = 1.0) -> list[list[float]]:
+        return [_log_probs(chunks[0], sequence, temperature, tp) for sequence in sequences]
+
+    before = _process_state()
+    rollout = RolloutConfig(**{**asdict(ROLLOUT), "tensor_model_parallel_size": engine_tp})
+    if engine_name == "megatron":
+        from nemo_amft.rollout.megatron import MegatronEngine
+
+        engine = MegatronEngine(chunks, rollout, VOCAB_SIZE, MAX_LENGTH)
+    else:
+        from nemo_amft.rollout.vllm import VLLMEngine
+
+        weights = lambda: export_hub_weights(chunks, hub_config)  # noqa: E731
+        engine = VLLMEngine(first, rollout, "32", MAX_LENGTH, weights)
+    found: dict = {"process state kept": _process_state() == before}
+
+    def draw(requests=REQUESTS, **params) -> list[Completion]:
+        return engine.generate(requests, SamplingParams(NEW_TOKENS, **params))
+
+    chunks[0].train()
+    found["greedy"] = engine.generate(REQUESTS, GREEDY)
+    for temperature in (0.7, 1.0):
+        completions = draw(temperature=temperature)
+        ours = policy_log_probs([_sequence(r, c) for r, c in zip(REQUESTS, completions, strict=True)], temperature)
+        theirs = [(0.0,) * len(r.prompt_token_ids) + c.log_probs for r, c in zip(REQUESTS, completions, strict=True)]
+        found[f"log-prob error {temperature}"] = max(
+            abs(a - b) for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True)
+        )
+        found[f"sampled {temperature}"] = [c.token_ids for c in completions]
+    stop = found["greedy"][0].token_ids[4]
+    found["stopped"] = draw(temperature=0.0, stop_token_ids=(stop,))
+    found["top-k 1"] = [c.token_ids for c in draw(temperature=1.0, top_k=1)]
+    found["none"] = draw([])
+    found["one"] = draw(REQUESTS[3:4], temperature=1.0)[0].token_ids
+    unseeded = [Request(prompt) for prompt in PROMPTS]
+    state = torch.get_rng_state()
+    found["unseeded"] = [c.token_ids for _ in range(2) for c in draw(unseeded, temperature=1.0)]
+    found["random state kept"] = torch.equal(state, torch.get_rng_state())
+    found["training kept"] = chunks[0].training and chunks[0].config.sequence_parallel == sequence_parallel
+    try:
+        draw([Request((1,) * (MAX_LENGTH - NEW_TOKENS + 1))])
+    except UserError as error:
+        found["too long"] = str(error)
+
+    found["probe"] = probe(engine, policy_log_probs, PROMPTS, SamplingParams(NEW_TOKENS), tolerance=1e-4)["max_abs_diff"] < 1e-4
+    load_hub_weights(chunks, hub_config, second)  # as if it had been trained
+    try:
+        probe(engine, policy_log_probs, PROMPTS, SamplingParams(NEW_TOKENS), tolerance=0.02)
+    except RuntimeError as error:
+        found["stale"] = str(error)
+    engine.sleep()
+    engine.update_weights()
+    engine.wake()
+    found["synced"] = probe(engine, policy_log_probs, PROMPTS, SamplingParams(NEW_TOKENS), tolerance=1e-4)["max_abs_diff"] < 1e-4
+    found["greedy after sync"] = engine.generate(REQUESTS, GREEDY)
+    engine.close()
+    total = torch.ones(())
+    dist.all_reduce(total)
+    found["world stands after close"] = total.item() == dist.get_world_size()
+    return found
+
+
+def _process_state() -> tuple:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "TORCHDYNAMO_"))}
+    generators = (random.random(), numpy.random.rand(), torch.rand(1).item())  # advanced by each look
+    random.seed(0), numpy.random.seed(0), torch.manual_seed(0)
+    return environment, torch.get_num_threads(), torch.get_default_dtype(), torch.set_num_threads.__name__, generators
+
+
+def _sequence(request: Request, completion: Completion) -> TokenSequence:
+    prompt, new = request.prompt_token_ids, completion.token_ids
+    return TokenSequence((*prompt, *new), (False,) * len(prompt) + (True,) * len(new))
+
+
+def _log_probs(chunk: torch.nn.Module, sequence: TokenSequence, temperature: float, multiple: int) -> list[float]:
+    """By a full forward pass of the policy in training's way: 0 where not trained."""
+    length = len(sequence.tokens)
+    padded = length + -length % multiple
+    tokens, mask = torch.zeros(1, padded, dtype=torch.int64), torch.zeros(1, padded, dtype=torch.bool)
+    tokens[0, :length] = torch.tensor(sequence.tokens)
+    mask[0, : length - 1] = torch.tensor(sequence.trained[1:])
+    chunk.logprob_temperature = temperature
+    with torch.no_grad(), platform.megatron():
+        output = chunk(tokens, torch.arange(padded)[None], None, labels=tokens.roll(-1, 1), loss_mask=mask)
+    return [0.0, *output[0, 0, : length - 1].tolist()]
+
+
+def _greedy_by_transformers(folder: Path) -> list[tuple[int, ...]]:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    lengths = dict(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False)
+    return [tuple(model.generate(torch.tensor([prompt]), **lengths)[0, len(prompt) :].tolist()) for prompt in PROMPTS]
+
+
+@every_layout
+def test_greedy_tokens_are_those_of_transformers_in_the_order_of_the_requests(run, folders, layout):
+    expected = _greedy_by_transformers(folders[0])
+    assert [c.token_ids for c in run(layout)["greedy"]] == expected
+    assert not any(c.finished for c in run(layout)["greedy"])
+
+
+@every_layout
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_log_probs_are_of_the_distribution_that_was_sampled(run, layout, temperature):
+    assert run(layout)[f"log-prob error {temperature}"] < 1e-4
+
+
+@pytest.mark.parametrize("layout", [name for name in MEGATRON if name != "megatron"])
+def test_seeds_give_the_same_tokens_on_every_megatron_layout(run, layout):
+    for key in ("sampled 0.7", "sampled 1.0", "unseeded", "one"):
+        assert run(layout)[key] == run("megatron")[key], key
+
+
+@pytest.mark.slow
+def test_seeds_give_the_same_tokens_on_every_vllm_layout(run):
+    for key in ("sampled 0.7", "sampled 1.0", "one"):
+        assert run("vllm TP2")[key] == run("vllm 2 engines")[key], key
+
+
+@every_layout
+def test_samples_differ_by_seed_and_a_request_does_not_depend_on_its_batch(run, layout):
+    sampled = run(layout)["sampled 1.0"]
+    assert len({sampled[0], sampled[1], sampled[4]}) == 3  # one prompt, three seeds
+    assert run(layout)["one"] == sampled[3]
+    unseeded = run(layout)["unseeded"]
+    assert unseeded[: len(PROMPTS)] != unseeded[len(PROMPTS) :]
+    assert len({unseeded[0], unseeded[1], unseeded[4]}) == 3
+
+
+@every_layout
+def test_a_stop_token_is_the_last_id_and_marks_the_completion_finished(run, layout):
+    stop = run(layout)["greedy"][0].token_ids[4]
+    for completion, unstopped in zip(run(layout)["stopped"], run(layout)["greedy"], strict=True):
+        found = stop in unstopped.token_ids
+        end = unstopped.token_ids.index(stop) + 1 if found else NEW_TOKENS
+        assert completion.token_ids == unstopped.token_ids[:end]
+        assert completion.finished is found
+        assert len(completion.log_probs) == end
+
+
+@every_layout
+def test_top_k_of_one_is_greedy(run, layout):
+    assert run(layout)["top-k 1"] == [c.token_ids for c in run(layout)["greedy"]]
+
+
+@every_layout
+def test_no_requests_give_no_completions(run, layout):
+    assert run(layout)["none"] == []
+
+
+@every_layout
+def test_a_prompt_that_is_too_long_is_refused_in_one_line(run, layout):
+    assert run(layout)["too long"].startswith("rollout: a prompt of 29 tokens and max_new_tokens=12 make 41, expected at most 40")
+
+
+@every_layout
+def test_the_process_is_left_as_it_was(run, layout):
+    for key in ("process state kept", "random state kept", "training kept", "world stands after close"):
+        assert run(layout)[key], key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", VLLM)
+def test_stale_weights_are_caught_by_the_probe(run, layout):
+    assert "disagree on the log-probs of 72 freshly drawn tokens" in run(layout)["stale"]
+
+
+@every_layout
+def test_update_weights_takes_the_policy_over(run, folders, layout):
+    assert run(layout)["probe"]
+    assert run(layout)["synced"]
+    assert [c.token_ids for c in run(layout)["greedy after sync"]] == _greedy_by_transformers(folders[1])

@@ -1,0 +1,58 @@
+"""The local core attention against attention written out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.transformer.enums import AttnMaskType
+
+from nemo_amft.models.attention import CoreAttention
+
+HEADS, GROUPS, HEAD_DIM = 4, 2, 8
+CONFIG = SimpleNamespace(context_parallel_size=1, attention_dropout=0.0)
+
+
+def random_qkv(num_queries: int, num_keys: int, batch: int = 2) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((num_queries, HEADS), (num_keys, GROUPS), (num_keys, GROUPS))
+    return [torch.randn(length, batch, heads, HEAD_DIM, generator=generator) for length, heads in shapes]
+
+
+def attention(query, key, value, mask=None, packed=None) -> torch.Tensor:
+    core = CoreAttention(CONFIG, 1, AttnMaskType.causal, "self")
+    return core(query, key, value, mask, attn_mask_type=AttnMaskType.causal, packed_seq_params=packed)
+
+
+def written_out(query, key, value, visible) -> torch.Tensor:
+    key, value = (x.repeat_interleave(HEADS // GROUPS, dim=2) for x in (key, value))
+    scores = torch.einsum("qbhd,kbhd->bhqk", query, key) / math.sqrt(HEAD_DIM)
+    return torch.einsum("bhqk,kbhd->qbhd", scores.masked_fill(~visible, -torch.inf).softmax(-1), value).flatten(2)
+
+
+@pytest.mark.parametrize(("num_queries", "num_keys"), [(7, 7), (1, 7), (3, 7)], ids=["prompt", "decode", "rest of a prompt"])
+def test_queries_are_the_last_positions_and_see_no_later_key(num_queries, num_keys):
+    query, key, value = random_qkv(num_queries, num_keys)
+    visible = torch.ones(num_queries, num_keys, dtype=torch.bool).tril(num_keys - num_queries)
+    torch.testing.assert_close(attention(query, key, value), written_out(query, key, value, visible))
+
+
+def test_a_mask_replaces_causality():
+    query, key, value = random_qkv(1, 7)
+    hidden = torch.zeros(2, 1, 1, 7, dtype=torch.bool)
+    hidden[1, ..., 2:4] = True
+    torch.testing.assert_close(attention(query, key, value, hidden), written_out(query, key, value, ~hidden))
+
+
+def test_packed_sequences_see_themselves_only():
+    query, key, value = random_qkv(9, 9, batch=1)
+    starts = torch.tensor([0, 4, 5, 9], dtype=torch.int32)
+    packed = PackedSeqParams(qkv_format="thd", cu_seqlens_q=starts, cu_seqlens_kv=starts, max_seqlen_q=4, max_seqlen_kv=4)
+    actual = attention(*(x[:, 0] for x in (query, key, value)), packed=packed)
+    for start, end in itertools.pairwise(starts):
+        expected = attention(*(x[start:end] for x in (query, key, value)))[:, 0]
+        torch.testing.assert_close(actual[start:end], expected)
