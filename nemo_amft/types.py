@@ -110,6 +110,10 @@ class RolloutEngine(Protocol):
         """Give device memory back to training."""
         ...
 
+    def close(self) -> None:
+        """End the engine, while the process groups it runs on still exist."""
+        ...
+
 
 class Totals(NamedTuple):
     """Counts of a global batch: the denominators of its losses."""

@@ -51,6 +51,7 @@ def run(config: Config) -> int:
             write_atomically(run_dir / "config.yaml", yaml.safe_dump(resolved(config), sort_keys=False))
         parts = build_parts(config, run_dir, place, loggers, hub, task, chat, data)
         Run(Trainer(parts), hub, started).complete()
+        parts.engine.close()
     finally:
         groups.shutdown()
     return 0

@@ -39,7 +39,8 @@ from nemo_amft.observe.timers import PhaseTimers
 from nemo_amft.parallel import platform
 from nemo_amft.parallel.groups import Place
 from nemo_amft.parallel.reductions import mean_and_std
-from nemo_amft.types import Example, MetaGradient, RolloutEngine
+from nemo_amft.rollout.probe import probe
+from nemo_amft.types import Example, MetaGradient, RolloutEngine, SamplingParams, TokenSequence
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Trainer:
     def __init__(self, parts: Parts):
         self.parts, self.config = parts, parts.config
         self.progress = Progression()
+        self._probes_left = 2
         meta = getattr(parts.controller.config, "meta_gradient", None)
         self.meta = MetaUpdate(parts.policy, meta) if meta is not None else None
         c = self.config
@@ -310,8 +312,30 @@ class Trainer:
         return Term(term.name, term.batch.select(indices), term.loss, term.on_policy, term.needs, term.rl)
 
     def sync(self) -> None:
-        with self.parts.timers("sync"):
-            self.parts.engine.update_weights()
+        """Give the engine theta_t. The first two times, check that it really has it: an engine that keeps old weights, or reads
+        another model than the trainer, would ruin the run in silence. The second check sees a change of weights."""
+        p = self.parts
+        with p.timers("sync"):
+            p.engine.update_weights()
+        if self._probes_left:
+            self._probes_left -= 1
+            with p.timers("probe"):
+                p.engine.wake()
+                found = probe(p.engine, self._probe_log_probs, *self._probe_requests(), self.config.rollout.probe_tolerance)
+                p.engine.sleep()
+            p.progress.message(
+                f"probe of the weight sync: rollout engine and policy differ by {found['mean_abs_diff']:.1e} nats a token on "
+                f"average, {found['max_abs_diff']:.1e} at most"
+            )
+
+    def _probe_requests(self) -> tuple[list[tuple[int, ...]], SamplingParams]:
+        p, r = self.parts, self.config.rollout
+        prompts = [p.sampler.chat.prompt_ids(example.messages) for example in p.data.validation[:4]]
+        return prompts, SamplingParams(min(16, r.max_new_tokens), r.temperature, stop_token_ids=p.sampler.stop_token_ids)
+
+    def _probe_log_probs(self, sequences: list[TokenSequence]) -> list[list[float]]:
+        found = self.parts.policy.log_probs(Batch.whole(sequences), temperature=self.config.rollout.temperature or 1.0)
+        return [values.tolist() for values in found]
 
     def _validate(self, step: int, final: bool) -> None:
         """Accuracy of theta_step on D_val; at the start and the end also on the test problems, which nothing else ever sees."""

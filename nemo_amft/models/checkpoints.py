@@ -106,7 +106,8 @@ def layout(place: Place) -> dict[str, int]:
 def _sharded(models: Mapping[str, ForwardModel], loading: bool) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for name, model in models.items():
-        chunks = {f"model{i}": chunk.sharded_state_dict(prefix=f"{name}.") for i, chunk in enumerate(_bare(model))}
+        chunks = {f"model{i}": chunk.sharded_state_dict() for i, chunk in enumerate(_bare(model))}
+        add_prefix_for_sharding(chunks, f"{name}.")  # policy and critic have parameters of the same names
         state |= {f"{name}.{key}": value for key, value in chunks.items()}
         if isinstance(model, TrainableModel):
             # With one chunk the optimiser wants the bare dictionary, with several one a chunk.

@@ -25,8 +25,8 @@ from nemo_amft.types import Completion, Request, SamplingParams, UserError
 class MegatronEngine:
     """Each data-parallel replica decodes its share of the requests in batches, on its tensor-parallel ranks.
 
-    Prompts of a batch may differ in length. As in Megatron's own static engine, positions are shared: the batch is prefilled up to
-    its shortest prompt and then steps, the longer prompts' tokens being forced. Batches are made of prompts of similar length.
+    Prompts of a batch may differ in length. As in Megatron's own static engine, positions are shared: the batch is prefilled up
+    to its shortest prompt and then steps, the longer prompts' tokens being forced. Batches hold prompts of similar length.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class MegatronEngine:
         """The policy ready to decode; as it was, afterwards."""
         ddp_config = getattr(self._chunk, "ddp_config", None)
         if ddp_config is not None and ddp_config.overlap_param_gather:
-            # Parameters would be gathered by the first forward pass, in hooks that every data-parallel rank must run equally often:
-            # shares differ, so gather now.
+            # The last step's gather may be under way or not begun. Hooks of the next forward pass would finish it, which every
+            # data-parallel rank must run; one without a share runs none.
             with platform.megatron():
                 self._chunk.start_param_sync(force_sync=True)
         training, sequence_parallel = self._chunk.training, self._model.config.sequence_parallel

@@ -19,8 +19,8 @@ def probe(
     Every rank calls it, and gets the same result.
 
     Args:
-        policy_log_probs: the policy's log-probs of every token of each sequence, at the sampling temperature; values at positions
-            that are not trained are ignored.
+        policy_log_probs: the policy's log-probs of every token of each sequence, at the sampling temperature; what it gives for
+            tokens that are not trained is ignored.
         params: without top-p and top-k, which the policy knows nothing of. A temperature of 0 is compared at temperature 1.
         tolerance: largest mean absolute difference, in nats, that is accepted.
 
@@ -49,8 +49,8 @@ def probe(
     if not mean <= tolerance:  # in this form NaN fails too
         raise RuntimeError(
             f"rollout engine and policy disagree on the log-probs of {len(differences)} freshly drawn tokens: mean absolute "
-            f"difference {mean:.3g} nats, largest {largest:.3g}; rollout.probe_tolerance is {tolerance:g}. Likely causes: the engine "
-            "kept old weights (the sync failed or was not called), the engine reads another model config than the trainer (rope, "
-            "vocabulary), or a lower precision than the tolerance allows for"
+            f"difference {mean:.3g} nats, largest {largest:.3g}, expected a mean of at most {tolerance:g} "
+            "(rollout.probe_tolerance). Likely causes: the engine kept old weights (the sync failed or was not called); "
+            "it reads another model config than the trainer (rope, vocabulary); its precision is too low for the tolerance"
         )
     return {"mean_abs_diff": mean, "max_abs_diff": largest}

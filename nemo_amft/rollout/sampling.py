@@ -22,8 +22,8 @@ def uniforms(seeds: Sequence[int], length: int) -> Tensor:
 def sample(logits_BV: Tensor, uniform_B: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
     """Tokens (B,), and the float32 log-probs (B, V) of softmax(logits / temperature), before top-p and top-k.
 
-    By inverse CDF: token t is drawn where `uniform_B` in [0, 1) falls into t's interval of the cumulated probabilities, so a uniform
-    decides alike whatever the batch around it. Temperature 0 takes the argmax, and log-probs at temperature 1.
+    By inverse CDF: token t is drawn where `uniform_B` in [0, 1) falls into t's interval of the cumulated probabilities, so that
+    a uniform decides alike whatever the batch around it. Temperature 0 takes the argmax, and log-probs at temperature 1.
     """
     logits_BV = logits_BV.float()
     if params.temperature > 0.0:
@@ -37,7 +37,7 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, params: SamplingParams) -> tupl
 
 
 def _truncate(prob_BV: Tensor, top_p: float, top_k: int) -> Tensor:
-    """Zero all but the `top_k` most probable tokens (0: all), then all but the fewest whose share of the rest reaches `top_p`."""
+    """Zero all but the `top_k` most probable tokens (0: all), then all but the fewest that hold `top_p` of what is left."""
     if top_p >= 1.0 and not 0 < top_k < prob_BV.size(-1):
         return prob_BV
     sorted_BV, order_BV = prob_BV.sort(dim=-1, descending=True, stable=True)

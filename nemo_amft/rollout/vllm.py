@@ -1,8 +1,9 @@
 """Rollouts by vLLM inside the training processes: no server, no second job, weights replaced in place.
 
-vLLM's external launcher builds on the torch.distributed world that is there: `rollout.tensor_model_parallel_size` consecutive ranks
-form one engine, and a world of several times that many has several engines side by side that never speak to each other. Each rank
-of an engine runs the same scheduler over the same requests; they stay in step because all they decide on is equal.
+vLLM's external launcher builds on the torch.distributed world that is there: `rollout.tensor_model_parallel_size`
+consecutive ranks form one engine, and a world of several times that many has several engines side by side that never speak
+to each other. Each rank of an engine runs the same scheduler over the same requests; they stay in step because all they
+decide on is equal.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ Weights = Callable[[], Iterator[tuple[str, Tensor]]]
 class VLLMEngine:
     """Colocated vLLM. Construct and use outside `platform.megatron()`.
 
-    On a GPU the engine sleeps between phases without weights and cache (vLLM's level 2), and waking loads the policy's weights anew;
-    on a CPU `sleep` and `wake` do nothing.
+    On a GPU the engine sleeps between phases without weights and cache (vLLM's level 2), and waking loads the policy's weights
+    anew; on a CPU `sleep` and `wake` do nothing.
 
-    Log-probs are of the distribution that was sampled from, temperature included. With rollout.top_p or rollout.top_k they are taken
-    before temperature and truncation instead, which is the distribution of `Completion.log_probs` at temperature 1 only: vLLM knows
-    none in between.
+    Log-probs are of the distribution that was sampled from, temperature included. vLLM takes them either after truncation or
+    before the temperature: with rollout.top_p or rollout.top_k it is the latter, so they are `Completion.log_probs` at
+    temperature 1 only.
     """
 
     def __init__(
@@ -70,8 +71,8 @@ class VLLMEngine:
         self._weights = weights
         self._asleep = False
         self._llm = self._start(str(model_folder), rollout, precision)
-        # vLLM draws from the process-wide generator, which training moves on too: swapped in while it generates. The ranks of an
-        # engine must draw alike, engines must not.
+        # vLLM draws from the process-wide generator, which training moves on too: swapped in while it generates. The ranks
+        # of an engine must draw alike, engines must not.
         self._random_state = vllm_process.random_state(seed + self._engine)
         self.update_weights()
 
@@ -80,8 +81,9 @@ class VLLMEngine:
         with vllm_process.undisturbed():
             import vllm
 
+            vllm_process.keep_process_groups()
             try:
-                return vllm.LLM(
+                llm = vllm.LLM(
                     model_folder,
                     dtype="bfloat16" if precision == "bf16" else "float32",
                     load_format="dummy",  # the policy's weights follow at once
@@ -98,6 +100,8 @@ class VLLMEngine:
                 )
             except (ValueError, NotImplementedError) as error:
                 raise UserError(f"vLLM cannot run {model_folder}: {' '.join(str(error).split())}") from error
+            vllm_process.check_head_size(llm.model_config.get_head_size())
+            return llm
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> list[Completion]:
         """See `RolloutEngine.generate`.
@@ -145,12 +149,9 @@ class VLLMEngine:
             self._asleep = True
 
     def close(self) -> None:
-        """End the engine and leave the training processes' own groups standing. One engine a process: a second cannot follow."""
-        from vllm.distributed import destroy_model_parallel
-
+        """End the engine; training's process groups stand. Every rank calls it, or none."""
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
-        destroy_model_parallel()
 
     @contextlib.contextmanager
     def _own_random_state(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from nemo_amft.parallel import platform
+from nemo_amft.types import UserError
 
 
 def set_environment() -> None:
@@ -37,7 +38,7 @@ def set_environment() -> None:
 def undisturbed() -> Iterator[None]:
     """Put back what importing and starting vLLM changes for the rest of the process.
 
-    Those are the seeds of all random generators, environment variables that are not its own (LOCAL_WORLD_SIZE, LD_PRELOAD, threads),
+    Those are the state of all random generators, environment variables not its own (LOCAL_WORLD_SIZE, LD_PRELOAD, inductor's),
     and on a CPU torch.set_num_threads, which becomes a no-op.
     """
     environment = dict(os.environ)
@@ -60,6 +61,28 @@ def undisturbed() -> Iterator[None]:
         numpy.random.set_state(states[1])
         torch.set_rng_state(states[2])
         platform.set_rng_state(states[3])
+
+
+def keep_process_groups() -> None:
+    """Have vLLM take down only groups of its own when an engine ends, be it by garbage collection.
+
+    Its in-process engine takes torch.distributed for its own and destroys the world that training lives in (vLLM 0.32).
+    """
+    from vllm.distributed import destroy_model_parallel
+    from vllm.v1.engine import core
+
+    core.cleanup_dist_env_and_memory = destroy_model_parallel
+
+
+def check_head_size(head_size: int) -> None:
+    """Refuse heads that vLLM's CPU attention lacks: it would find out in the first batch."""
+    if platform.is_gpu():
+        return
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    sizes = CPUAttentionBackend.get_supported_head_sizes()
+    if head_size not in sizes:
+        raise UserError(f"rollout.engine=vllm: found attention heads of {head_size}, expected one of {sizes} on a CPU")
 
 
 def random_state(seed: int) -> torch.Tensor:

@@ -12,11 +12,13 @@ from nemo_amft.algorithms.controllers.amft import AMFTController, AMFTController
 from nemo_amft.algorithms.controllers.base import Observation
 from nemo_amft.algorithms.critic_step import add_gae, update_critic
 from nemo_amft.algorithms.losses import ValueLoss
+from nemo_amft.algorithms.meta_gradient import KeptDifference
 from nemo_amft.algorithms.meta_update import MetaUpdate
 from nemo_amft.algorithms.methods.base import Demonstration, Group, RLConfig, Sample, Term, rl_term, sft_term
 from nemo_amft.algorithms.update import share_of, update_policy
 from nemo_amft.config.schema import ModelConfig, OptimConfig
 from nemo_amft.models.builder import build_critic, build_policy
+from nemo_amft.models.checkpoints import Checkpoints, layout
 from nemo_amft.models.critic import Critic
 from nemo_amft.models.hub_weights import load_hub_weights
 from nemo_amft.models.policy import Policy
@@ -99,44 +101,80 @@ def demonstrations(groups_: list[Group]) -> list[Demonstration]:
     return [Demonstration(example, q) for q in [*good, _sequence(g, 5, 9)]]
 
 
-def run(folder: str, case: Case) -> list[dict[str, float]]:
-    """Metrics of each step, on every rank."""
-    place = groups.initialize(case.model, seed=1)
-    config = AutoConfig.from_pretrained(folder)
-    with platform.megatron():
-        chunks = build_policy(config, case.model, case.precision)
-        load_hub_weights(chunks, config, Path(folder))
-        policy = Policy(chunks, case.model, case.optim, case.precision, place)
-        chunks = build_critic(config, case.model, case.precision)
-        load_hub_weights(chunks, config, Path(folder))
-        critic = Critic(chunks, case.model, case.optim, case.precision, place)
-    settings = AMFTControllerConfig(eta_mu=0.1, eta_h=0.05, meta_every=1, meta_gradient=case.meta)
-    controller, meta = AMFTController(settings), MetaUpdate(policy, case.meta)
-    schedule = policy.scheduler(1e-3, 0.0, 10, 0.0, "constant")
-    rl, timers, log = RLConfig(advantage=case.advantage), PhaseTimers(), []
+class Session:
+    """Policy, critic and controller on one layout."""
 
-    def share(term: Term) -> Term:
-        return replace(term, batch=term.batch.select(share_of(term.batch, place.data_rank, place.data_size)))
+    def __init__(self, folder: str, case: Case):
+        self.case, self.place = case, groups.initialize(case.model, seed=1)
+        config = AutoConfig.from_pretrained(folder)
+        with platform.megatron():
+            chunks = build_policy(config, case.model, case.precision)
+            load_hub_weights(chunks, config, Path(folder))
+            self.policy = Policy(chunks, case.model, case.optim, case.precision, self.place)
+            chunks = build_critic(config, case.model, case.precision)
+            load_hub_weights(chunks, config, Path(folder))
+            self.critic = Critic(chunks, case.model, case.optim, case.precision, self.place)
+        settings = AMFTControllerConfig(eta_mu=0.1, eta_h=0.05, meta_every=1, meta_gradient=case.meta)
+        self.controller, self.meta = AMFTController(settings), MetaUpdate(self.policy, case.meta)
+        self.schedule = self.policy.scheduler(1e-3, 0.0, 10, 0.0, "constant")
+        self.timers = PhaseTimers()
 
-    for t in range(case.steps):
-        terms = [share(sft_term(demonstrations(rollouts(20 + t)))), share(rl_term(rollouts(20 + t), rl, 16))]
-        estimate = meta.estimate(rollouts(19 + t), 1.0) if controller.wants_meta_gradient(t) else None
-        if case.advantage == "gae":
-            add_gae(terms[1].batch, critic, terms[1])
-        learning_rate = set_schedule(schedule, t)
+    def share(self, term: Term) -> Term:
+        return replace(term, batch=term.batch.select(share_of(term.batch, self.place.data_rank, self.place.data_size)))
 
-        def weigh(first: dict, t: int = t, estimate=estimate) -> dict:
-            return controller.update(Observation(t, first, 3.5, estimate))
+    def step(self, t: int, keep: bool = True) -> dict[str, float]:
+        """One step of Algorithm 2 on the data of step t; returns its metrics."""
+        gae = self.case.advantage == "gae"
+        rl = RLConfig(advantage=self.case.advantage)
+        terms = [self.share(sft_term(demonstrations(rollouts(20 + t)))), self.share(rl_term(rollouts(20 + t), rl, 16))]
+        due = self.controller.wants_meta_gradient(t) and self.meta.kept is not None
+        estimate = self.meta.estimate(rollouts(19 + t), 1.0) if due else None
+        if gae:
+            add_gae(terms[1].batch, self.critic, terms[1])
+        learning_rate = set_schedule(self.schedule, t)
 
-        keep = controller.wants_difference(t) and t + 1 < case.steps
-        result = update_policy(policy, terms, weigh, timers, temperature=1.0, apart=meta.product if keep else None)
-        metrics = result.metrics | controller.metrics() | {"grad_norm/total": result.grad_norm}
-        if keep:
-            meta.keep(t, learning_rate, result)
+        def weigh(first: dict) -> dict:
+            return self.controller.update(Observation(t, first, 3.5, estimate))
+
+        apart = self.meta.product if keep and self.controller.wants_difference(t) else None
+        result = update_policy(self.policy, terms, weigh, self.timers, temperature=1.0, apart=apart)
+        metrics = result.metrics | self.controller.metrics() | {"grad_norm/total": result.grad_norm}
+        if apart is not None:
+            self.meta.keep(t, learning_rate, result)
         if estimate is not None:
             metrics |= {"meta/g_mu": estimate.value, "meta/dot": estimate.dot, "meta/grad_u_norm": estimate.grad_u_norm}
             metrics |= {"meta/direction_norm": estimate.direction_norm}
-        if case.advantage == "gae":
-            metrics |= update_critic(terms[1].batch, critic, ValueLoss(0.2))
-        log.append(metrics)
-    return log
+        if gae:
+            metrics |= update_critic(terms[1].batch, self.critic, ValueLoss(0.2))
+        return metrics
+
+
+def run(folder: str, case: Case) -> list[dict[str, float]]:
+    """Metrics of each step, on every rank."""
+    session = Session(folder, case)
+    return [session.step(t, keep=t + 1 < case.steps) for t in range(case.steps)]
+
+
+def save_after_two(folder: str, case: Case, checkpoints: str) -> list[dict[str, float]]:
+    """Two steps, a checkpoint, and two more steps, whose metrics are returned."""
+    session = Session(folder, case)
+    for t in range(2):
+        session.step(t)
+    kept = session.meta.kept
+    store = Checkpoints(Path(checkpoints), 2, session.place)
+    trainer = {"layout": layout(session.place), "controller": session.controller.state_dict()}
+    store.save(2, {"policy": session.policy, "critic": session.critic}, trainer, {"kept": vars(kept)})
+    return [session.step(t) for t in (2, 3)]
+
+
+def resume_after_two(folder: str, case: Case, checkpoints: str) -> list[dict[str, float]]:
+    """The two steps after the checkpoint, in processes that have made none."""
+    session = Session(folder, case)
+    store = Checkpoints(Path(checkpoints), 2, session.place)
+    path = store.newest_intact()
+    assert path is not None
+    trainer, rank_state = store.load(path, {"policy": session.policy, "critic": session.critic})
+    session.controller.load_state_dict(trainer["controller"])
+    if rank_state is not None:
+        session.meta.kept = KeptDifference(**rank_state["kept"])
+    return [session.step(t) for t in (2, 3)]

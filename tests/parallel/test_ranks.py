@@ -36,12 +36,12 @@ def test_results_come_in_the_order_of_ranks():
 
 
 def test_the_error_that_is_the_cause_is_shown():
-    with pytest.raises(RanksFailed, match="rank 1: (.|\\n)*ValueError: the cause"):
+    with pytest.raises(RanksFailed, match=r"rank 1: (.|\n)*ValueError: the cause"):
         run_ranks(2, fail_on_rank_1, timeout=30)
 
 
 def test_a_rank_that_hangs_is_named_and_killed(tmp_path):
-    with pytest.raises(RanksFailed, match="1 of 2 (.|\\n)*rank 0: gave no result"):
+    with pytest.raises(RanksFailed, match=r"1 of 2 (.|\n)*rank 0: gave no result"):
         run_ranks(2, sleep_on_rank_0, str(tmp_path / "pid"), timeout=3)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -1,0 +1,66 @@
+"""Checkpoints: a resumed run is the uninterrupted one, on the same layout to the last bit; damage is seen."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nemo_amft.models import checkpoints
+from nemo_amft.types import UserError
+from tests.parallel import meta_steps
+from tests.parallel.meta_steps import Case
+from tests.parallel.ranks import run_ranks
+from tests.parallel.test_layouts import assert_same
+
+CASES = {
+    "dp2": (2, Case()),
+    "tp2_sp": (2, Case(tensor=2, sequence_parallel=True)),
+    "pp2": (2, Case(pipeline=2)),
+    "dp2_no_distributed_optimizer": (2, Case(distributed_optimizer=False)),
+}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_resumed_in_fresh_processes_equals_uninterrupted_bit_for_bit(folders, tmp_path, name):
+    ranks, case = CASES[name]
+    uninterrupted = run_ranks(ranks, meta_steps.save_after_two, folders[False], case, str(tmp_path))
+    resumed = run_ranks(ranks, meta_steps.resume_after_two, folders[False], case, str(tmp_path))
+    assert resumed == uninterrupted
+    assert "meta/g_mu" in resumed[0][0], "the kept difference did not survive"
+
+
+@pytest.mark.parametrize(("written", "read"), [("tp2_sp", Case()), ("dp2", Case(tensor=2)), ("pp2", Case())])
+def test_another_layout_can_read_a_checkpoint(folders, tmp_path, written, read):
+    """Without the kept difference, which belongs to the layout: so the entropy term alone moves mu in the first step."""
+    ranks, case = CASES[written]
+    expected = run_ranks(ranks, meta_steps.save_after_two, folders[False], case, str(tmp_path))[0][0]
+    found = run_ranks(2, meta_steps.resume_after_two, folders[False], read, str(tmp_path))[0][0]
+    same = [k for k in found if k.startswith(("loss/", "entropy/", "grad_norm/sft", "grad_norm/rl"))]
+    assert_same([{k: found[k] for k in same}], [{k: expected[k] for k in same}])
+    assert found["mu/missed"] == 1.0
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tmp_path, folders):
+    run_ranks(1, meta_steps.save_after_two, folders[False], replace(Case(), advantage="grpo"), str(tmp_path / "checkpoints"))
+    (good,) = (tmp_path / "checkpoints").glob("step_*")
+    assert checkpoints.damage(good) is None
+    bad = good.with_name("step_00000009")
+    shutil.copytree(good, bad)
+    victim = max((p for p in (bad / "model").iterdir() if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    assert "differs from what was written" in checkpoints.damage(bad)
+    assert checkpoints.find(str(tmp_path)) == good
+    victim.write_bytes(content[:-1])
+    assert "bytes, expected" in checkpoints.damage(bad)
+    victim.unlink()
+    assert "is missing" in checkpoints.damage(bad)
+
+
+def test_a_folder_without_checkpoints_is_refused_in_one_line(tmp_path: Path):
+    with pytest.raises(UserError, match="found no intact checkpoint, expected a run directory"):
+        checkpoints.find(str(tmp_path))
