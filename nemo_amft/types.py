@@ -20,7 +20,8 @@ class UserError(ValueError):
 
 @dataclass(frozen=True)
 class Example:
-    """One problem. `answer` is what the task's verifier compares with; `demonstration` is an expert's response, if there is one."""
+    """One problem. `answer` is what the task's verifier compares with; `demonstration` is an expert's response, if there is
+    one."""
 
     id: str
     messages: tuple[Mapping[str, str], ...]
@@ -83,7 +84,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """One response. `log_probs[i]` is the log-prob of token i under the distribution it was sampled from, before top-p/top-k."""
+    """One response. `log_probs[i]` is the log-prob of token i under the distribution it was sampled from, before
+    top-p/top-k."""
 
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]

@@ -36,7 +36,8 @@ def leave_one_out(rewards: Sequence[float]) -> list[float]:
 def gae(rewards_T: Tensor, values_T: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimates of one response (arXiv 1506.02438, Eq. 16). Returns (advantages [T], returns [T]).
 
-    The response ends an episode: the value after the last token is 0. `values_T[i]` is the value of the state in which token i is chosen.
+    The response ends an episode: the value after the last token is 0. `values_T[i]` is the value of the state in which token
+    i is chosen.
     """
     advantages, running, following = torch.zeros_like(values_T), 0.0, 0.0
     for i in range(len(values_T) - 1, -1, -1):

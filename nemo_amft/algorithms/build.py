@@ -70,7 +70,11 @@ def build_parts(
         load_hub_weights(chunks, hub.config, hub.path)
         policy = Policy(chunks, c.model, c.optim, c.trainer.precision, place)
         critic = _build_critic(c, hub, place) if method.uses_critic else None
-        reference = ForwardModel(build_policy(hub.config, c.model, c.trainer.precision), c.model, place) if method.uses_reference else None
+        reference = (
+            ForwardModel(build_policy(hub.config, c.model, c.trainer.precision), c.model, place)
+            if method.uses_reference
+            else None
+        )
     engine = _build_engine(c, hub, policy)
     seed = c.trainer.seed
     return Parts(

@@ -36,7 +36,8 @@ def add_gae(share: Batch, critic: Critic, term: Term) -> None:
 
 
 def update_critic(share: Batch, critic: Critic, loss: ValueLoss) -> dict[str, float]:
-    """One update of the value function on its own loss (Algorithm 2, line 34). Returns loss/value, explained_variance and more."""
+    """One update of the value function on its own loss (Algorithm 2, line 34). Returns loss/value, explained_variance and
+    more."""
     keep = {name: share.per_token[name] for name in ("old_value", "returns")}
     sums, norm = critic.update(Batch(share.sequences, share.total_tokens, share.total_sequences, keep), loss)
     found = means(sums)

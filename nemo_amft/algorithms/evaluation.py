@@ -15,7 +15,8 @@ def evaluate(
 ) -> tuple[dict[str, float], list[Group]]:
     """Mean accuracy over `samples` responses a problem, with its standard error over problems.
 
-    The seeds belong to (run seed, `name`, problem, sample) and not to the step, so that two evaluations differ by the policy alone.
+    The seeds belong to (run seed, `name`, problem, sample) and not to the step, so that two evaluations differ by the policy
+    alone.
     """
     groups = sampler.roll_out(name, 0, examples, samples, max_new_tokens, temperature)
     scores = [sum(s.verdict.correct for s in group.samples) / len(group.samples) for group in groups]

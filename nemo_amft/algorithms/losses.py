@@ -1,8 +1,8 @@
 """Losses as pure functions of tensors. Shapes: B sequences, S positions of a micro-batch; position i predicts token i + 1.
 
-Each returns (loss, metrics): the loss is this micro-batch's part of the global mean, because its weights already carry the global
-denominators, so any split of the batch adds up to the same number. Metrics are (sum, count) pairs of detached tensors. A micro-batch
-without trained tokens gives an exact zero that still carries the graph.
+Each returns (loss, metrics): the loss is this micro-batch's part of the global mean, because its weights already carry the
+global denominators, so any split of the batch adds up to the same number. Metrics are (sum, count) pairs of detached tensors. A
+micro-batch without trained tokens gives an exact zero that still carries the graph.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class SFTLoss:
 
     metrics = ("loss/sft", "entropy/sft")
 
-    def __call__(self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals) -> LossAndMetrics:
+    def __call__(
+        self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals
+    ) -> LossAndMetrics:
         weights = token_weights(mask, "token_mean", totals, 1)
         return -(log_prob * weights).sum(), {"loss/sft": _sum(-log_prob, mask), "entropy/sft": _sum(entropy, mask)}
 
@@ -58,9 +60,9 @@ class SFTLoss:
 class PolicyLoss:
     """PPO's clipped surrogate (arXiv 1707.06347, Eq. 7), with options that are off by default.
 
-    extras: `advantage` [B, S]; `behavior_log_prob` [B, S] of the rollout engine; `old_log_prob` [B, S] where several updates are made
-    from one rollout batch (absent: the policy before the update is the policy itself, so the ratio is 1 and only its gradient counts);
-    `reference_log_prob` [B, S] where kl_coef > 0.
+    extras: `advantage` [B, S]; `behavior_log_prob` [B, S] of the rollout engine; `old_log_prob` [B, S] where several updates
+    are made from one rollout batch (absent: the policy before the update is the policy itself, so the ratio is 1 and only its
+    gradient counts); `reference_log_prob` [B, S] where kl_coef > 0.
     """
 
     clip_ratio: float = 0.2
@@ -76,7 +78,9 @@ class PolicyLoss:
         kl = ("kl/reference",) if self.kl_coef else ()
         return ("loss/rl", "entropy/rl", "clip_fraction", "kl/rollout_vs_policy", "token_mult_prob_error", *kl)
 
-    def __call__(self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals) -> LossAndMetrics:
+    def __call__(
+        self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals
+    ) -> LossAndMetrics:
         weights = token_weights(mask, self.aggregation, totals, self.constant)
         old = extras.get("old_log_prob", log_prob.detach())
         advantage = extras["advantage"]
@@ -108,12 +112,15 @@ class PolicyLoss:
 class UtilityLoss:
     """Score-function surrogate of U(theta) = E[R]: its gradient is the REINFORCE estimate of grad U, so it is not negated.
 
-    extras: `advantage` [B, 1], the sample's reward over its leave-one-out baseline. Sum of token log-probs per sample, mean over samples.
+    extras: `advantage` [B, 1], the sample's reward over its leave-one-out baseline. Sum of token log-probs per sample, mean
+    over samples.
     """
 
     metrics = ("utility",)
 
-    def __call__(self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals) -> LossAndMetrics:
+    def __call__(
+        self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals
+    ) -> LossAndMetrics:
         weights = token_weights(mask, "seq_mean_token_sum_norm", totals, 1)
         value = (log_prob * extras["advantage"] * weights).sum()
         return value, {"utility": (value.detach().double(), torch.ones((), device=mask.device))}

@@ -5,8 +5,8 @@ The update from theta_{t-1} to theta_t moves along -(mu g_SFT + (1 - mu) g_RL), 
 
     dU(theta_t) / dmu = -alpha < grad U(theta_t), g_SFT(theta_{t-1}) - g_RL(theta_{t-1}) >.
 
-The functions here work on lists of tensors: this rank's shards of each vector, in one order. `InnerProduct` knows which of them count
-on this rank, so that the sum over ranks holds every element of the model once.
+The functions here work on lists of tensors: this rank's shards of each vector, in one order. `InnerProduct` knows which of
+them count on this rank, so that the sum over ranks holds every element of the model once.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Shards = list[Tensor]
 
 @dataclass(frozen=True)
 class InnerProduct:
-    """<a, b> over the whole model. `owned[i]`: whether shard i counts on this rank. `all_reduce` sums a float64 vector over the ranks that
-    together hold every parameter once."""
+    """<a, b> over the whole model. `owned[i]`: whether shard i counts on this rank. `all_reduce` sums a float64 vector over
+    the ranks that together hold every parameter once."""
 
     owned: Sequence[bool]
     all_reduce: Callable[[Tensor], Tensor]
@@ -41,7 +41,9 @@ class InnerProduct:
 def _dot(x: Tensor, y: Tensor, chunk: int = 1 << 24) -> float:
     # In chunks, so that the fp64 copies stay small beside the shard itself.
     x, y = x.reshape(-1), y.reshape(-1)
-    return float(sum(torch.dot(a.double(), b.double()) for a, b in zip(x.split(chunk), y.split(chunk), strict=True)) if len(x) else 0.0)
+    return float(
+        sum(torch.dot(a.double(), b.double()) for a, b in zip(x.split(chunk), y.split(chunk), strict=True)) if len(x) else 0.0
+    )
 
 
 @dataclass
@@ -49,7 +51,8 @@ class KeptDifference:
     """What is left of step t - 1 when step t wants a meta-gradient: dtheta_t / dmu = -learning_rate * direction."""
 
     direction: Shards
-    """g_SFT - g_RL; with the adam preconditioner its image under the derivative of the update; with a trace, decayed sums of it."""
+    """g_SFT - g_RL; with the adam preconditioner its image under the derivative of the update; with a trace, decayed sums of
+    it."""
     learning_rate: float
     """alpha of step t - 1."""
     step: int
@@ -80,7 +83,8 @@ def meta_gradient(
 def split_gradients(g_sft: Shards, g_rl: Shards, mu: float) -> Shards:
     """From g_SFT and g_RL make the step's gradient and their difference, without a third buffer.
 
-    In place: `g_rl` becomes mu g_SFT + (1 - mu) g_RL = g_RL + mu (g_SFT - g_RL); `g_sft` becomes the difference and is returned.
+    In place: `g_rl` becomes mu g_SFT + (1 - mu) g_RL = g_RL + mu (g_SFT - g_RL); `g_sft` becomes the difference and is
+    returned.
     """
     for sft, rl in zip(g_sft, g_rl, strict=True):
         sft.sub_(rl)
@@ -91,8 +95,9 @@ def split_gradients(g_sft: Shards, g_rl: Shards, mu: float) -> Shards:
 def through_clipping(difference: Shards, gradient: Shards, norm: float, max_norm: float, product: InnerProduct) -> None:
     """Derivative of the clipped gradient with respect to mu, in place in `difference`.
 
-    `gradient` is the step's gradient AFTER clipping, c g with c = max_norm / (norm + 1e-6), and `norm` the norm of g before. Then
-    d(c g)/dmu = c d - c g <g, d> / (norm (norm + 1e-6)): one more inner product. Nothing changes where clipping was not active.
+    `gradient` is the step's gradient AFTER clipping, c g with c = max_norm / (norm + 1e-6), and `norm` the norm of g before.
+    Then d(c g)/dmu = c d - c g <g, d> / (norm (norm + 1e-6)): one more inner product. Nothing changes where clipping was not
+    active.
     """
     if not 0.0 < max_norm < norm:
         return
@@ -114,7 +119,8 @@ def through_adam(
     """Exact element-wise derivative of the AdamW update with respect to its gradient, applied in place to `difference`.
 
     With m, v the moments AFTER the step, g the (clipped) gradient it took, and bias corrections b1, b2:
-    update = (m / b1) / (sqrt(v / b2) + eps), dm/dg = 1 - beta1, dv/dg = 2 (1 - beta2) g. Decoupled weight decay does not depend on g.
+    update = (m / b1) / (sqrt(v / b2) + eps), dm/dg = 1 - beta1, dv/dg = 2 (1 - beta2) g. Decoupled weight decay does not
+    depend on g.
     """
     beta1, beta2 = betas
     for d, g, state, step in zip(difference, gradient, states, steps, strict=True):
@@ -123,7 +129,9 @@ def through_adam(
         denominator = root + eps
         first = (1 - beta1) / (c1 * denominator)
         # Where v is 0 so is every gradient yet seen, and with it the second term.
-        second = (state["exp_avg"] / c1) * (1 - beta2) * g / (c2 * root.clamp(min=torch.finfo(root.dtype).tiny) * denominator**2)
+        second = (
+            (state["exp_avg"] / c1) * (1 - beta2) * g / (c2 * root.clamp(min=torch.finfo(root.dtype).tiny) * denominator**2)
+        )
         d.mul_(first - torch.where(root > 0, second, torch.zeros_like(second)))
 
 

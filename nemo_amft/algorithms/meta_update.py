@@ -32,9 +32,9 @@ from nemo_amft.parallel import platform
 def inner_product(policy: Policy) -> InnerProduct:
     """The inner product over the policy's main parameters: each element of the model once.
 
-    Which shards count is Megatron's own knowledge, the same that its gradient norm uses: not the second copy of tied embeddings, not
-    what tensor-parallel ranks hold in duplicate. The group is the optimiser's: the model-parallel ranks, and with the distributed
-    optimiser the data-parallel ones too, whose shards are then distinct.
+    Which shards count is Megatron's own knowledge, the same that its gradient norm uses: not the second copy of tied
+    embeddings, not what tensor-parallel ranks hold in duplicate. The group is the optimiser's: the model-parallel ranks, and
+    with the distributed optimiser the data-parallel ones too, whose shards are then distinct.
     """
     with platform.megatron():
         owned = [param_is_not_shared(p) and param_is_not_tensor_parallel_duplicate(p) for p in policy.main_parameters()]
@@ -99,4 +99,3 @@ class MetaUpdate:
         self.kept = None
         self.policy.zero_gradients()
         return estimate
-

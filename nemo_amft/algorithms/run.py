@@ -12,7 +12,7 @@ import yaml
 
 from nemo_amft.algorithms.build import build_parts, load_data, load_model, on_main_first
 from nemo_amft.algorithms.meta_gradient import KeptDifference
-from nemo_amft.algorithms.trainer import Parts, Trainer
+from nemo_amft.algorithms.trainer import Trainer
 from nemo_amft.config.run_dir import prepare
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import resolved
@@ -22,9 +22,9 @@ from nemo_amft.models.hub_weights import save_hub_model
 from nemo_amft.models.trainable import ForwardModel
 from nemo_amft.observe import figures
 from nemo_amft.observe.files import write_atomically
+from nemo_amft.observe.metrics import read_metrics
 from nemo_amft.observe.progress import final_table
 from nemo_amft.observe.quiet import quiet_libraries
-from nemo_amft.observe.metrics import read_metrics
 from nemo_amft.observe.summary import write_summary
 from nemo_amft.parallel import groups, platform, random_state
 from nemo_amft.types import UserError
@@ -41,7 +41,9 @@ def run(config: Config) -> int:
     try:
         if finished is not None:
             if place.is_main:
-                print(f"{run_dir}: the run is finished ({finished['steps']} steps); nothing to do. Results: {run_dir}/summary.json")
+                print(
+                    f"{run_dir}: the run is finished ({finished['steps']} steps); nothing to do. Results: {run_dir}/summary.json"
+                )
             return 0
         hub = load_model(config, run_dir, place)
         chat = ChatTemplate(hub.tokenizer, config.data.max_demonstration_tokens)
@@ -101,7 +103,9 @@ class Run:
         kept = meta.kept if meta is not None else None
         rank_state = {
             "random": random_state.get_state(),
-            "kept": None if kept is None else {"direction": kept.direction, "learning_rate": kept.learning_rate, "step": kept.step},
+            "kept": None
+            if kept is None
+            else {"direction": kept.direction, "learning_rate": kept.learning_rate, "step": kept.step},
         }
         with p.timers("checkpoint"):
             state = self.trainer.state_dict() | {"layout": layout(p.place)}
@@ -113,9 +117,8 @@ class Run:
         p = self.parts
         if not p.config.exp_manager.resume_if_exists:
             if self.checkpoints.paths():
-                raise UserError(
-                    f"exp_manager.resume_if_exists=false: found checkpoints in {self.checkpoints.folder}, expected a new run directory"
-                )
+                folder = self.checkpoints.folder
+                raise UserError(f"exp_manager.resume_if_exists=false: found checkpoints in {folder}, expected a new run")
             return False
         path = self.checkpoints.newest_intact(p.progress.message)
         if path is None:
@@ -128,7 +131,9 @@ class Run:
             if rank_state["kept"] is not None and self.trainer.meta is not None:
                 self.trainer.meta.kept = KeptDifference(**rank_state["kept"])
         elif p.place.is_main:
-            p.progress.message(f"{path} was written on another layout: random generators start anew, the kept difference is lost")
+            p.progress.message(
+                f"{path} was written on another layout: random generators start anew, the kept difference is lost"
+            )
         progress = self.trainer.progress
         if progress.target_entropy is None:
             p.writer.rewind("warmup", progress.warmup_step)
@@ -162,7 +167,9 @@ class Run:
             "this_process_seconds": round(time.monotonic() - self.started, 1),
             "generated_tokens": progress.generated_tokens,
             "trained_tokens": progress.trained_tokens,
-            "tokens_per_second": round((progress.generated_tokens + progress.trained_tokens) / max(progress.seconds, 1e-9), 1),
+            "tokens_per_second": round(
+                (progress.generated_tokens + progress.trained_tokens) / max(progress.seconds, 1e-9), 1
+            ),
             "controller": p.controller.metrics(),
             "seed": p.config.trainer.seed,
             "name": p.config.exp_manager.name,
@@ -186,5 +193,3 @@ def _rows(summary: dict[str, Any], figure: Path) -> Iterator[tuple[str, str]]:
     yield "wall time", f"{summary['this_process_seconds']:.0f} s"
     yield "tokens/s", f"{summary['tokens_per_second']:.0f}"
     yield "picture", str(figure)
-
-

@@ -32,9 +32,17 @@ class Sampler:
     stop_token_ids: tuple[int, ...]
 
     def roll_out(
-        self, stream: str, step: int, examples: Sequence[Example], samples: int, max_new_tokens: int, temperature: float, **params
+        self,
+        stream: str,
+        step: int,
+        examples: Sequence[Example],
+        samples: int,
+        max_new_tokens: int,
+        temperature: float,
+        **params,
     ) -> list[Group]:
-        """`samples` graded responses to each example. Seeds belong to (run seed, stream, step, prompt, sample), not to a rank."""
+        """`samples` graded responses to each example. Seeds belong to (run seed, stream, step, prompt, sample), not to a
+        rank."""
         prompts = [self.chat.prompt_ids(example.messages) for example in examples]
         requests = [
             Request(prompt, sample_seed(self.run_seed, stream, step, p, s) if self.seed_per_sample else None)

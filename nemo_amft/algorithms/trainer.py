@@ -1,11 +1,11 @@
 """The loop: AMFT's Algorithm 2 (arXiv 2508.06944), with method, controller, task and rollout engine as replaceable parts.
 
-    warm-up: W steps of SFT;  H* <- mean token entropy after it
-    for t = 0 .. T-1:
-        demonstrations ~ D_SFT;  rollouts ~ pi_theta_t, graded;  advantages
-        g_mu <- -alpha <grad U(theta_t), g_SFT(theta_{t-1}) - g_RL(theta_{t-1})>       every K steps
-        mu_{t+1} <- clip(mu_t + eta_mu g_mu + eta_H (H* - H_t))
-        step theta on (1 - mu_{t+1}) L_RL + mu_{t+1} L_SFT;  step the critic phi on its own loss
+warm-up: W steps of SFT;  H* <- mean token entropy after it
+for t = 0 .. T-1:
+    demonstrations ~ D_SFT;  rollouts ~ pi_theta_t, graded;  advantages
+    g_mu <- -alpha <grad U(theta_t), g_SFT(theta_{t-1}) - g_RL(theta_{t-1})>       every K steps
+    mu_{t+1} <- clip(mu_t + eta_mu g_mu + eta_H (H* - H_t))
+    step theta on (1 - mu_{t+1}) L_RL + mu_{t+1} L_SFT;  step the critic phi on its own loss
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ class Progression:
 
 
 class Trainer:
-    """Runs Algorithm 2 over its parts. Every rank runs the same code; all decisions come from numbers that are equal on all ranks."""
+    """Runs Algorithm 2 over its parts. Every rank runs the same code; all decisions come from numbers that are equal on all
+    ranks."""
 
     def __init__(self, parts: Parts):
         self.parts, self.config = parts, parts.config
@@ -213,8 +214,8 @@ class Trainer:
         return list(zip(*(term.split(n) for term in terms), strict=True))
 
     def _update(self, updates: list[list[Term]], weigh: Callable[[dict], dict], keep: bool) -> UpdateResult:
-        """The policy's updates of a step. With several, the controller speaks at the first, and the difference kept is that of the
-        last: the update that made theta_{t+1}."""
+        """The policy's updates of a step. With several, the controller speaks at the first, and the difference kept is that
+        of the last: the update that made theta_{t+1}."""
         p = self.parts
         weights: dict[str, float] = {}
 
@@ -373,7 +374,9 @@ class Trainer:
         self.progress.trained_tokens += trained
         return {
             "tokens_per_second/generation": p.timers.tokens_per_second(generated, "rollout"),
-            "tokens_per_second/training": p.timers.tokens_per_second(trained, "value", "logprob", "sft", "rl", "critic", "optimizer"),
+            "tokens_per_second/training": p.timers.tokens_per_second(
+                trained, "value", "logprob", "sft", "rl", "critic", "optimizer"
+            ),
             "memory/peak": float(platform.peak_memory_bytes()),
         }
 

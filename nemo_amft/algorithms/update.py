@@ -1,9 +1,10 @@
 """One policy update from weighted loss terms, with no more passes and buffers than the algorithm needs.
 
-Gradients are linear in the weights, so the first term runs with weight 1 (its forward pass also gives the entropy the controller
-wants), the controller then says the weights, the buffer is scaled by the first term's, and the other terms accumulate on top. Only
-when the controller wants the difference of the terms' gradients are they reduced apart; that costs one more buffer of this rank's
-own shard for the one step.
+Gradients are linear in the weights, so the first term runs with weight 1 (its forward pass also gives the entropy the
+controller wants), the controller then says the weights, the buffer is scaled by the first term's, and the other terms
+accumulate on top.
+Only when the controller wants the difference of the terms' gradients are they reduced apart; that costs one more buffer of this
+rank's own shard for the one step.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def update_policy(
     temperature: float,
     apart: InnerProduct | None = None,
 ) -> UpdateResult:
-    """Accumulate `terms` (each already cut to this rank's share) and step. `weigh` gets the first term's metrics, returns all weights.
+    """Accumulate `terms` (each already cut to this rank's share) and step. `weigh` gets the first term's metrics, returns all
+    weights.
 
     With `apart` the two terms' gradients are reduced apart and their difference is left in the result (where both have tokens).
     """
@@ -101,4 +103,3 @@ def _compare(product: InnerProduct, gradients: dict[str, Shards]) -> dict[str, f
     norms = math.sqrt(ss) * math.sqrt(rr)
     cosine = {"meta/cosine": dot / norms} if norms > 0.0 else {}
     return {"grad_norm/sft": math.sqrt(ss), "grad_norm/rl": math.sqrt(rr), **cosine}
-

@@ -174,5 +174,3 @@ def usage(program: str, description: str, own: Sequence[str] = ()) -> str:
         "--cfg job prints the composed YAML.",
     ]
     return "\n".join(lines)
-
-

@@ -63,7 +63,8 @@ def balanced_shares(lengths: Sequence[int], shares: int) -> list[list[int]]:
 class MicroBatch:
     """Padded tensors of B sequences, S positions. Position i holds what is predicted AFTER tokens[:, :i + 1].
 
-    `extras` holds the batch's per-token numbers, moved to the position that predicts their token, and its per-sequence numbers as [B, 1].
+    `extras` holds the batch's per-token numbers, moved to the position that predicts their token, and its per-sequence
+    numbers as [B, 1].
     """
 
     tokens: torch.Tensor
@@ -86,8 +87,9 @@ def micro_batches(
 ) -> list[MicroBatch]:
     """Cut a share into padded micro-batches of up to `size` sequences, similar lengths together.
 
-    At least one micro-batch comes out, and a multiple of `count_multiple` of them (interleaved pipelines want that): fillers have no
-    trained token, so they add an exact zero. Sequence lengths are rounded up to `length_multiple` (sequence parallelism splits them).
+    At least one micro-batch comes out, and a multiple of `count_multiple` of them (interleaved pipelines want that): fillers
+    have no trained token, so they add an exact zero. Sequence lengths are rounded up to `length_multiple` (sequence parallelism
+    splits them).
     """
     order = sorted(range(len(batch.sequences)), key=lambda i: (len(batch.sequences[i].tokens), i))
     groups = [order[i : i + size] for i in range(0, len(order), size)]
@@ -132,7 +134,8 @@ def unpad(micro: Sequence[MicroBatch], outputs: Sequence[torch.Tensor], batch: B
 
 
 def per_token_from_sequences(sequences: Sequence[TokenSequence], values: Mapping[int, float]) -> Iterator[torch.Tensor]:
-    """One tensor [T] a sequence, zero but for `values[b]` at the last trained token: where a reward for the whole response arrives."""
+    """One tensor [T] a sequence, zero but for `values[b]` at the last trained token: where a reward for the whole response
+    arrives."""
     for b, row in enumerate(sequences):
         out = torch.zeros(len(row.tokens))
         if row.num_trained:

@@ -1,10 +1,10 @@
 """Checkpoints: written under a temporary name, sealed with a manifest, renamed; read back only if intact.
 
-    checkpoints/step_00000050/
-        model/            policy, critic and optimisers, by Megatron's distributed checkpointing (any layout can read it)
-        ranks/00000.pt    what belongs to one rank: random generators, the kept difference
-        trainer.json      everything else: counters, mu, H*, stream positions
-        manifest.json     size and CRC-32 of every other file; written last
+checkpoints/step_00000050/
+    model/            policy, critic and optimisers, by Megatron's distributed checkpointing (any layout can read it)
+    ranks/00000.pt    what belongs to one rank: random generators, the kept difference
+    trainer.json      everything else: counters, mu, H*, stream positions
+    manifest.json     size and CRC-32 of every other file; written last
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int, place: Place):
         self.folder, self.keep, self.place = folder, keep, place
 
-    def save(self, step: int, models: Mapping[str, ForwardModel], trainer: Mapping[str, Any], rank_state: Mapping[str, Any]) -> Path:
+    def save(
+        self, step: int, models: Mapping[str, ForwardModel], trainer: Mapping[str, Any], rank_state: Mapping[str, Any]
+    ) -> Path:
         """Write the state after `step` steps; then delete all but the newest `keep`."""
         final = self.folder / f"step_{step:08d}"
         temporary = self.folder / f".writing_{final.name}"

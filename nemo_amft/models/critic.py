@@ -25,7 +25,8 @@ class Critic(TrainableModel):
         return self.forward(share, _forward)
 
     def update(self, share: Batch, loss: CriticLoss) -> tuple[Sums, float]:
-        """One optimiser step on `share`, which carries `returns` and `old_value` per token. Returns (metrics, gradient norm)."""
+        """One optimiser step on `share`, which carries `returns` and `old_value` per token. Returns (metrics, gradient
+        norm)."""
         totals = Totals(share.total_tokens, share.total_sequences)
 
         def loss_fn(output: torch.Tensor, micro: MicroBatch):

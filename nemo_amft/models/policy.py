@@ -14,7 +14,8 @@ class Policy(TrainableModel):
     """A trainable policy. Log-probs of rollouts are taken at the temperature they were sampled at; demonstrations' at 1."""
 
     def accumulate_term(self, share: Batch, loss: TokenLoss, weight: float, *, temperature: float = 1.0, last: bool) -> Sums:
-        """Add `weight` times the gradient of a loss term to the buffer. Returns its metrics over the global batch, on every rank."""
+        """Add `weight` times the gradient of a loss term to the buffer. Returns its metrics over the global batch, on every
+        rank."""
         totals = Totals(share.total_tokens, share.total_sequences)
 
         def loss_fn(output: torch.Tensor, micro: MicroBatch):
@@ -25,6 +26,7 @@ class Policy(TrainableModel):
         return reduce_sums(parts, loss.metrics, self.place)
 
     def entropies(self, share: Batch) -> list[torch.Tensor]:
-        """Entropy in nats of the distribution each trained token was predicted from, 0 elsewhere: one float32 [T] a sequence."""
+        """Entropy in nats of the distribution each trained token was predicted from, 0 elsewhere: one float32 [T] a
+        sequence."""
         self.set_temperature(1.0)
         return self.forward(share, policy_forward, lambda output: output[1])

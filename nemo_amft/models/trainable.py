@@ -152,7 +152,8 @@ class TrainableModel(ForwardModel):
         )
 
     def _create_adam_state(self) -> None:
-        """Give torch's Adam the state it would make in its first step, so that a model can be saved, or loaded into, before it."""
+        """Give torch's Adam the state it would make in its first step, so that a model can be saved, or loaded into, before
+        it."""
         for member in self._optimizers():
             if not isinstance(member.optimizer, torch.optim.Adam | torch.optim.AdamW):
                 continue
@@ -161,9 +162,11 @@ class TrainableModel(ForwardModel):
                     moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
                     member.optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
 
-    def accumulate(self, micro: Sequence[MicroBatch], forward: ForwardFn, loss_fn: LossFn, weight: float, last: bool) -> list[dict]:
-        """Forward and backward of one loss term, added with `weight` into the gradient buffer. Returns each micro-batch's metrics
-        (on the last pipeline stage; elsewhere an empty list).
+    def accumulate(
+        self, micro: Sequence[MicroBatch], forward: ForwardFn, loss_fn: LossFn, weight: float, last: bool
+    ) -> list[dict]:
+        """Forward and backward of one loss term, added with `weight` into the gradient buffer. Returns each micro-batch's
+        metrics (on the last pipeline stage; elsewhere an empty list).
 
         `last` says that no further term follows before `finish_gradients`: only then may an overlapped reduction start.
         """
@@ -199,7 +202,8 @@ class TrainableModel(ForwardModel):
             chunk.scale_gradients(factor)
 
     def finish_gradients(self) -> None:
-        """Reduce the buffer over data-parallel ranks, sequence-parallel norms and tied embeddings, once; hand it to the optimiser."""
+        """Reduce the buffer over data-parallel ranks, sequence-parallel norms and tied embeddings, once; hand it to the
+        optimiser."""
         with platform.megatron():
             finalize_model_grads(self.chunks)
             self.optimizer.prepare_grads()
@@ -221,8 +225,8 @@ class TrainableModel(ForwardModel):
     def step(self) -> float:
         """Clip and update from the finished gradients. Returns the global gradient norm before clipping.
 
-        The gradients are taken as `finish_gradients` left them (or as they were changed in place since), which is why this is not
-        `optimizer.step()`: that would copy them from the buffer again.
+        The gradients are taken as `finish_gradients` left them (or as they were changed in place since), which is why this is
+        not `optimizer.step()`: that would copy them from the buffer again.
         """
         with platform.megatron():
             clip = self.optim_config.clip_grad
@@ -267,11 +271,12 @@ class TrainableModel(ForwardModel):
 def set_schedule(scheduler: OptimizerParamScheduler, step: int) -> float:
     """Set the learning rate of step `step` (0-based) and return it.
 
-    The schedule is a function of the step alone, so there is nothing of it to save. Counted from 1, so that a rising start does not
-    spend its first step at rate 0.
+    The schedule is a function of the step alone, so there is nothing of it to save. Counted from 1, so that a rising start
+    does not spend its first step at rate 0.
     """
     for group in scheduler.optimizer.param_groups:
-        # Megatron's groups carry the optimiser's own peak, which would win over this schedule's (warm-up has a peak of its own).
+        # Megatron's groups carry the optimiser's own peak, which would win over this schedule's (warm-up has a peak of its
+        # own).
         group["max_lr"], group["min_lr"] = scheduler.max_lr, scheduler.min_lr
     scheduler.num_steps = step + 1
     scheduler.step(increment=0)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 class RolloutWriter:
-    """Writes one JSON object a response to rollouts/{train,validation,test}_{step}.jsonl. A file is written whole, so a step that is
-    repeated after a resume replaces its own."""
+    """Writes one JSON object a response to rollouts/{train,validation,test}_{step}.jsonl. A file is written whole, so a step
+    that is repeated after a resume replaces its own."""
 
     def __init__(self, run_dir: Path, limit: int, enabled: bool):
         """`limit`: responses a file; 0 none, -1 all. `enabled`: on rank 0 only."""

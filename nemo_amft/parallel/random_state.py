@@ -13,7 +13,8 @@ from nemo_amft.parallel import platform
 
 
 def get_state() -> dict[str, Any]:
-    """State of Python's, NumPy's, torch's, the device's and Megatron's model-parallel generators; loads with weights_only=True."""
+    """State of Python's, NumPy's, torch's, the device's and Megatron's model-parallel generators; loads with
+    weights_only=True."""
     kind, keys, position, has_gauss, cached = np.random.get_state()
     assert kind == "MT19937"
     return {

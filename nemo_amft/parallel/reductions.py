@@ -27,8 +27,8 @@ def add_sums(parts: Sequence[Mapping[str, tuple[torch.Tensor, torch.Tensor]]], n
 def reduce_sums(parts: Sequence[Mapping[str, tuple[torch.Tensor, torch.Tensor]]], names: Sequence[str], place: Place) -> Sums:
     """Sum over the whole batch, the same on every rank.
 
-    Of the ranks that saw the same tokens (tensor parallel) one contributes, and of a pipeline only the last stage has parts, so one
-    all-reduce over the world adds each token once.
+    Of the ranks that saw the same tokens (tensor parallel) one contributes, and of a pipeline only the last stage has parts,
+    so one all-reduce over the world adds each token once.
     """
     total = add_sums(parts if place.is_last_stage and place.tensor_rank == 0 else [], names)
     total = total.to(platform.device())

@@ -11,7 +11,8 @@ from tests.parallel import meta_steps
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory) -> dict[bool, str]:
-    """Tiny Qwen2 models in hub format, by whether embeddings are tied. GQA and biases: some parameters split, some replicated."""
+    """Tiny Qwen2 models in hub format, by whether embeddings are tied. GQA and biases: some parameters split, some
+    replicated."""
     made = {}
     for tied in (False, True):
         torch.manual_seed(5)

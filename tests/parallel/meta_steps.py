@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -43,7 +43,7 @@ class Case:
     micro_batch_size: int = 3
     precision: str = "32"
     advantage: str = "gae"
-    meta: MetaGradientConfig = MetaGradientConfig(scale="cosine", val_samples=2)
+    meta: MetaGradientConfig = field(default_factory=lambda: MetaGradientConfig(scale="cosine", val_samples=2))
     steps: int = 3
 
     @property
@@ -86,15 +86,17 @@ def rollouts(seed: int, n: int = 4, samples: int = 2) -> list[Group]:
         result.append(
             Group(
                 Example(str(i), (), ""),
-                tuple(Sample(q, "", Verdict(float(r), bool(r)), True, q.num_trained) for q, r in zip(drawn, rewards, strict=True)),
+                tuple(
+                    Sample(q, "", Verdict(float(r), bool(r)), True, q.num_trained) for q, r in zip(drawn, rewards, strict=True)
+                ),
             )
         )
     return result
 
 
 def demonstrations(groups_: list[Group]) -> list[Demonstration]:
-    """The rewarded responses among `groups_`, and one more: gradients that are far from orthogonal, so that their inner products
-    can be compared to many digits."""
+    """The rewarded responses among `groups_`, and one more: gradients that are far from orthogonal, so that their inner
+    products can be compared to many digits."""
     g = torch.Generator().manual_seed(3)
     example = Example("d", (), "")
     good = [s.sequence for group in groups_ for s in group.samples if s.verdict.correct]

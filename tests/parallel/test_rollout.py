@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config
 
-from nemo_amft.config.schema import ModelConfig, RolloutConfig
+from nemo_amft.config.schema import ModelConfig, OptimConfig, RolloutConfig
 from nemo_amft.parallel import groups, platform
 from nemo_amft.rollout.probe import probe
 from nemo_amft.types import Completion, Request, SamplingParams, TokenSequence, UserError
@@ -102,7 +102,7 @@ def exercise(engine_name: str, tp: int, engine_tp: int, sequence_parallel: bool,
     load_hub_weights(chunks, hub_config, first)
 
     def policy_log_probs(sequences: list[TokenSequence], temperature: float = 1.0) -> list[list[float]]:
-        return [_log_probs(chunks[0], sequence, temperature, tp) for sequence in sequences]
+        return [_log_probs(chunks[0], chunks[0], sequence, temperature, tp) for sequence in sequences]
 
     before = _process_state()
     rollout = RolloutConfig(**{**asdict(ROLLOUT), "tensor_model_parallel_size": engine_tp})
@@ -174,14 +174,16 @@ def _sequence(request: Request, completion: Completion) -> TokenSequence:
     return TokenSequence((*prompt, *new), (False,) * len(prompt) + (True,) * len(new))
 
 
-def _log_probs(chunk: torch.nn.Module, sequence: TokenSequence, temperature: float, multiple: int) -> list[float]:
+def _log_probs(
+    chunk: torch.nn.Module, model: torch.nn.Module, sequence: TokenSequence, temperature: float, multiple: int
+) -> list[float]:
     """By a full forward pass of the policy in training's way: 0 where not trained."""
     length = len(sequence.tokens)
     padded = length + -length % multiple
     tokens, mask = torch.zeros(1, padded, dtype=torch.int64), torch.zeros(1, padded, dtype=torch.bool)
     tokens[0, :length] = torch.tensor(sequence.tokens)
     mask[0, : length - 1] = torch.tensor(sequence.trained[1:])
-    chunk.logprob_temperature = temperature
+    model.logprob_temperature = temperature
     with torch.no_grad(), platform.megatron():
         output = chunk(tokens, torch.arange(padded)[None], None, labels=tokens.roll(-1, 1), loss_mask=mask)
     return [0.0, *output[0, 0, : length - 1].tolist()]
@@ -189,7 +191,7 @@ def _log_probs(chunk: torch.nn.Module, sequence: TokenSequence, temperature: flo
 
 def _greedy_by_transformers(folder: Path) -> list[tuple[int, ...]]:
     model = AutoModelForCausalLM.from_pretrained(folder)
-    lengths = dict(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False)
+    lengths = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
     return [tuple(model.generate(torch.tensor([prompt]), **lengths)[0, len(prompt) :].tolist()) for prompt in PROMPTS]
 
 
@@ -273,3 +275,40 @@ def test_update_weights_takes_the_policy_over(run, folders, layout):
     assert run(layout)["probe"] < 1e-4
     assert run(layout)["synced"] < 1e-4
     assert [c.token_ids for c in run(layout)["greedy after sync"]] == _greedy_by_transformers(folders[1])
+
+
+def decode_after_a_step(folder: Path) -> tuple[float, float]:
+    """One optimiser step whose parameters are gathered late, then one request: the second replica has nothing to decode."""
+    from nemo_amft.models.builder import build_policy
+    from nemo_amft.models.hub_weights import load_hub_weights
+    from nemo_amft.models.trainable import TrainableModel
+    from nemo_amft.rollout.megatron import MegatronEngine
+
+    hub_config, model = AutoConfig.from_pretrained(folder), ModelConfig()
+    place = groups.initialize(model, seed=1)
+    with platform.megatron():
+        chunks = build_policy(hub_config, model, "32")
+    load_hub_weights(chunks, hub_config, folder)
+    optim = OptimConfig(lr=0.01, overlap_grad_reduce=True, overlap_param_gather=True)
+    policy = TrainableModel(chunks, model, optim, "32", place)
+    engine = MegatronEngine(policy.chunks, ROLLOUT, VOCAB_SIZE, MAX_LENGTH)
+    before = engine.generate(REQUESTS[:1], GREEDY)[0]
+
+    policy.zero_gradients()
+    torch.manual_seed(0)
+    for parameter in chunks[0].parameters():
+        parameter.main_grad.normal_()
+    policy.finish_gradients()
+    for group in policy.optimizer.param_groups:
+        group["lr"] = optim.lr
+    policy.step()
+    completion = engine.generate(REQUESTS[:1], GREEDY)[0]
+    expected = _log_probs(policy.chunks[0], chunks[0], _sequence(REQUESTS[0], completion), 1.0, 1)[-NEW_TOKENS:]
+    error = max(abs(a - b) for a, b in zip(completion.log_probs, expected, strict=True))
+    return error, abs(completion.log_probs[0] - before.log_probs[0])
+
+
+def test_decoding_sees_a_step_whose_parameters_are_gathered_late(folders):
+    for error, moved in run_ranks(2, decode_after_a_step, folders[0]):
+        assert error < 1e-4
+        assert moved > 0.01

@@ -81,7 +81,8 @@ def test_raw_meta_gradient_is_the_derivative_of_utility_through_the_real_step(ki
 
 
 def test_trace_is_the_derivative_over_several_steps_where_the_hessian_can_be_dropped():
-    """Losses linear in theta (constant gradients) and plain steps: every past step's shift of theta reaches theta_t unchanged."""
+    """Losses linear in theta (constant gradients) and plain steps: every past step's shift of theta reaches theta_t
+    unchanged."""
     mu, h, rates = 0.4, 1e-5, (0.05, 0.02, 0.03)
 
     def run(m: float):

@@ -82,8 +82,9 @@ def test_memory_of_a_rank_is_bytes_a_parameter_times_parameters():
 
 
 def test_a_pipeline_stage_holds_one_of_two_vocabulary_matrices():
-    whole, stage = planned("trainer.devices=1", "model.tensor_model_parallel_size=1"), planned(
-        "model.tensor_model_parallel_size=1", "model.pipeline_model_parallel_size=2"
+    whole, stage = (
+        planned("trainer.devices=1", "model.tensor_model_parallel_size=1"),
+        planned("model.tensor_model_parallel_size=1", "model.pipeline_model_parallel_size=2"),
     )
     architecture = architecture_of(whole.model)
     assert rank_parameters(architecture, whole) == architecture.parameters

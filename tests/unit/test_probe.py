@@ -32,5 +32,5 @@ def test_differences_are_over_drawn_tokens_only():
 
 @pytest.mark.parametrize("shift", [0.5, math.nan])
 def test_disagreement_stops_the_run_and_says_what_differs(shift):
-    with pytest.raises(RuntimeError, match="disagree on the log-probs of 3 freshly drawn tokens.*old weights"):
+    with pytest.raises(RuntimeError, match=r"disagree on the log-probs of 3 freshly drawn tokens.*old weights"):
         probe(_Engine(), _policy(shift), PROMPTS, SamplingParams(2), tolerance=0.02)

@@ -80,7 +80,8 @@ class AMFTController:
         return self.config.meta_gradient.trace_decay > 0.0 or self.wants_meta_gradient(step + 1)
 
     def update(self, seen: Observation) -> dict[str, float]:
-        """Algorithm 2, lines 22-29. A non-finite g_mu or entropy contributes 0 and is counted; the two terms are logged apart."""
+        """Algorithm 2, lines 22-29. A non-finite g_mu or entropy contributes 0 and is counted; the two terms are logged
+        apart."""
         config = self.config
         meta_term = 0.0
         if seen.meta is not None:
@@ -95,7 +96,12 @@ class AMFTController:
         if config.eta_h != 0.0 and entropy is not None and seen.target_entropy is not None and math.isfinite(entropy):
             entropy_term = config.eta_h * config.entropy_sign * (seen.target_entropy - entropy)
         self.mu = min(max(self.mu + meta_term + entropy_term, config.mu_min), config.mu_max)
-        self._last = {"mu": self.mu, "mu/meta_term": meta_term, "mu/entropy_term": entropy_term, "mu/skipped": float(self.skipped)}
+        self._last = {
+            "mu": self.mu,
+            "mu/meta_term": meta_term,
+            "mu/entropy_term": entropy_term,
+            "mu/skipped": float(self.skipped),
+        }
         self._last["mu/missed"] = float(self.missed)
         return {"sft": self.mu, "rl": 1.0 - self.mu}
 

@@ -1,7 +1,7 @@
 """What a method is: how a step's batch is composed and which loss terms it has.
 
-The trainer asks a method what to roll out, gives it the graded responses and the step's demonstrations, and gets loss terms back. The
-controller weighs the terms by name. Nothing else differs between methods.
+The trainer asks a method what to roll out, gives it the graded responses and the step's demonstrations, and gets loss terms
+back. The controller weighs the terms by name. Nothing else differs between methods.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class Demonstration:
 class Term:
     """One loss term over a global batch. The controller weighs it by `name`.
 
-    `needs` names what the trainer must add to the batch first: "value" (critic's values and GAE), "old_log_prob" (several updates from
-    one rollout batch), "reference_log_prob" (KL to the starting policy).
+    `needs` names what the trainer must add to the batch first: "value" (critic's values and GAE), "old_log_prob" (several
+    updates from one rollout batch), "reference_log_prob" (KL to the starting policy).
     """
 
     name: str
@@ -140,9 +140,7 @@ def rl_term(groups: Sequence[Group], rl: RLConfig, max_new_tokens: int) -> Term:
     batch = Batch.whole([s.sequence for s in samples], reward=[s.verdict.reward for s in samples])
     behavior = [torch.tensor(s.sequence.behavior_log_probs or [0.0] * len(s.sequence.tokens)) for s in samples]
     batch.per_token["behavior_log_prob"] = behavior
-    loss = PolicyLoss(
-        rl.clip_ratio, rl.loss_aggregation, max_new_tokens, rl.kl_coef, rl.entropy_coef, rl.importance_cap
-    )
+    loss = PolicyLoss(rl.clip_ratio, rl.loss_aggregation, max_new_tokens, rl.kl_coef, rl.entropy_coef, rl.importance_cap)
     needs = set()
     if rl.advantage == "gae":
         needs.add("value")
