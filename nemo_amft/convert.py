@@ -38,8 +38,16 @@ def from_gguf(source: str, out: Path) -> None:
 
 
 def export_checkpoint(checkpoint: Path, out: Path) -> None:
-    """Write the policy of a training checkpoint as a hub folder."""
-    raise UserError(f"{checkpoint}: exporting checkpoints is not available yet; a finished run writes its policy to hf/")
+    """Write the policy of a training checkpoint as a hub folder. One process reads what any layout wrote.
+
+    Raises:
+        UserError: `checkpoint` is neither a run directory with an intact checkpoint nor such a checkpoint itself.
+    """
+    from nemo_amft.algorithms.build import load_policy_alone
+    from nemo_amft.models.hub_weights import save_hub_model
+
+    chunks, hub = load_policy_alone(checkpoint)
+    save_hub_model(chunks, hub.config, hub.tokenizer, out)
 
 
 def _gguf_file(source: str, scratch: Path) -> Path:

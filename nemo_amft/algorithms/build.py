@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch.distributed as dist
+from omegaconf import OmegaConf
+from torch import Tensor
 
+from nemo_amft.algorithms.parts import Parts, RunData
 from nemo_amft.algorithms.sampling import Sampler
-from nemo_amft.algorithms.trainer import Parts, RunData
 from nemo_amft.config.schema import Config
+from nemo_amft.config.validate import validate
 from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.data.filtering import drop_long_prompts, refuse_truncation
 from nemo_amft.data.streams import ExampleStream
+from nemo_amft.models import checkpoints
 from nemo_amft.models.builder import build_critic, build_policy
+from nemo_amft.models.checkpoints import Checkpoints
 from nemo_amft.models.critic import Critic
 from nemo_amft.models.hub_model import HubModel, prepare_hub_model
 from nemo_amft.models.hub_weights import export_hub_weights, load_hub_weights
@@ -24,7 +30,7 @@ from nemo_amft.observe.metrics import MetricsWriter, NullMetricsWriter
 from nemo_amft.observe.progress import Progress
 from nemo_amft.observe.rollouts import RolloutWriter
 from nemo_amft.observe.timers import PhaseTimers
-from nemo_amft.parallel import platform
+from nemo_amft.parallel import groups, platform
 from nemo_amft.parallel.groups import Place
 from nemo_amft.tasks.base import Task
 from nemo_amft.tasks.rewards import RewardPool
@@ -41,7 +47,7 @@ def on_main_first(place: Place, work: Callable[[], object]):
 def load_model(config: Config, run_dir: Path, place: Place) -> HubModel:
     """The hub model the policy starts from (a scratch one is made in the run directory, by rank 0)."""
     folder = run_dir / "base_model"
-    return on_main_first(place, lambda: prepare_hub_model(config.model, folder, config.trainer.seed))
+    return on_main_first(place, lambda: prepare_hub_model(config.model, folder))
 
 
 def load_data(config: Config, task: Task, chat: ChatTemplate) -> RunData:
@@ -69,13 +75,13 @@ def build_parts(
         chunks = build_policy(hub.config, c.model, c.trainer.precision)
         load_hub_weights(chunks, hub.config, hub.path)
         policy = Policy(chunks, c.model, c.optim, c.trainer.precision, place)
-        critic = _build_critic(c, hub, place) if method.uses_critic else None
+        critic = _build_critic(c, hub, run_dir, place) if method.uses_critic else None
         reference = (
             ForwardModel(build_policy(hub.config, c.model, c.trainer.precision), c.model, place)
             if method.uses_reference
             else None
         )
-    engine = _build_engine(c, hub, policy)
+    engine = build_engine(c, hub, policy.chunks)
     seed = c.trainer.seed
     return Parts(
         config=c,
@@ -87,9 +93,7 @@ def build_parts(
         critic=critic,
         reference=reference,
         engine=engine,
-        sampler=Sampler(
-            engine, chat, _reward_pool(c, task, place), place, timers, seed, c.rollout.seed_per_sample, stop_token_ids(hub)
-        ),
+        sampler=build_sampler(c, engine, hub, chat, task, place, timers),
         streams={
             "demonstrations": ExampleStream(data.demonstrations, seed, "demonstrations"),
             "prompts": ExampleStream(data.prompts, seed, "prompts"),
@@ -110,23 +114,45 @@ def stop_token_ids(hub: HubModel) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
 
 
-def _build_critic(config: Config, hub: HubModel, place: Place) -> Critic:
+def _build_critic(config: Config, hub: HubModel, run_dir: Path, place: Place) -> Critic:
+    if config.critic.path is not None:
+        other = replace(config.model, path=config.critic.path)
+        folder = run_dir / "critic_model"
+        hub = on_main_first(place, lambda: prepare_hub_model(other, folder))
     chunks = build_critic(hub.config, config.model, config.trainer.precision)
-    folder = Path(config.critic.path) if config.critic.path else hub.path
-    load_hub_weights(chunks, hub.config, folder)
+    load_hub_weights(chunks, hub.config, hub.path)
     return Critic(chunks, config.model, config.critic.optim, config.trainer.precision, place)
 
 
-def _build_engine(config: Config, hub: HubModel, policy: Policy) -> RolloutEngine:
+def build_engine(config: Config, hub: HubModel, chunks: list) -> RolloutEngine:
+    """The rollout engine that the config names, over the policy's chunks."""
     longest = config.data.max_prompt_tokens + config.rollout.max_new_tokens
+    seed = config.trainer.seed
     if config.rollout.engine == "megatron":
         from nemo_amft.rollout.megatron import MegatronEngine
 
-        return MegatronEngine(policy.chunks, config.rollout, hub.config.vocab_size, longest)
+        return MegatronEngine(chunks, config.rollout, hub.config.vocab_size, longest, seed)
     from nemo_amft.rollout.vllm import VLLMEngine
 
-    return VLLMEngine(
-        hub.path, config.rollout, config.trainer.precision, longest, lambda: export_hub_weights(policy.chunks, hub.config)
+    def weights() -> Iterator[tuple[str, Tensor]]:
+        return export_hub_weights(chunks, hub.config)
+
+    return VLLMEngine(hub.path, config.rollout, config.trainer.precision, longest, weights, seed)
+
+
+def build_sampler(
+    config: Config, engine: RolloutEngine, hub: HubModel, chat: ChatTemplate, task: Task, place: Place, timers: PhaseTimers
+) -> Sampler:
+    """Engine, chat template and verifier processes, as one."""
+    return Sampler(
+        engine,
+        chat,
+        _reward_pool(config, task, place),
+        place,
+        timers,
+        config.trainer.seed,
+        config.rollout.seed_per_sample,
+        stop_token_ids(hub),
     )
 
 
@@ -136,3 +162,27 @@ def _reward_pool(config: Config, task: Task, place: Place) -> RewardPool | None:
         return None
     r = config.reward
     return RewardPool(task.verifier(), r.workers, r.timeout_s, r.memory_mb)
+
+
+def load_policy_alone(checkpoint: Path) -> tuple[list, HubModel]:
+    """The policy of a training checkpoint on this one process, whatever layout wrote it. Raises UserError."""
+    path = checkpoints.find(str(checkpoint))
+    run_dir = path.parent.parent
+    settings = run_dir / "config.yaml"
+    if not settings.exists():
+        raise UserError(f"{run_dir}: found no config.yaml, expected the run directory that the checkpoint belongs to")
+    config = validate(OmegaConf.load(settings))
+    alone = replace(
+        config.model,
+        tensor_model_parallel_size=1,
+        pipeline_model_parallel_size=1,
+        virtual_pipeline_model_parallel_size=None,
+        context_parallel_size=1,
+        sequence_parallel=False,
+    )
+    place = groups.initialize(alone, config.trainer.seed)
+    hub = prepare_hub_model(alone, run_dir / "base_model")
+    with platform.megatron():
+        chunks = build_policy(hub.config, alone, config.trainer.precision)
+    Checkpoints(path.parent, 1, place).load(path, {"policy": ForwardModel(chunks, alone, place)})
+    return chunks, hub

@@ -11,7 +11,7 @@ from nemo_amft.types import Example
 
 
 def evaluate(
-    sampler: Sampler, name: str, step: int, examples: Sequence[Example], samples: int, max_new_tokens: int, temperature: float
+    sampler: Sampler, name: str, examples: Sequence[Example], samples: int, max_new_tokens: int, temperature: float
 ) -> tuple[dict[str, float], list[Group]]:
     """Mean accuracy over `samples` responses a problem, with its standard error over problems.
 

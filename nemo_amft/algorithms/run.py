@@ -12,7 +12,9 @@ import yaml
 
 from nemo_amft.algorithms.build import build_parts, load_data, load_model, on_main_first
 from nemo_amft.algorithms.meta_gradient import KeptDifference
+from nemo_amft.algorithms.parts import RunData
 from nemo_amft.algorithms.trainer import Trainer
+from nemo_amft.config import launcher
 from nemo_amft.config.run_dir import prepare
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import resolved
@@ -26,7 +28,8 @@ from nemo_amft.observe.metrics import read_metrics
 from nemo_amft.observe.progress import final_table
 from nemo_amft.observe.quiet import quiet_libraries
 from nemo_amft.observe.summary import write_summary
-from nemo_amft.parallel import groups, platform, random_state
+from nemo_amft.parallel import failures, groups, platform, random_state
+from nemo_amft.planning import batch_table
 from nemo_amft.types import UserError
 
 
@@ -37,26 +40,36 @@ def run(config: Config) -> int:
     platform.install()
     run_dir, loggers = prepare(config)
     finished = finished_run(run_dir, config)
+    if finished is not None:
+        if launcher.rank() == 0:
+            print(f"{run_dir}: the run is finished ({finished['steps']} steps); see {run_dir}/summary.json")
+        return 0
+    if launcher.rank() == 0:
+        failures.forget(run_dir)
     place = groups.initialize(config.model, config.trainer.seed)
-    try:
-        if finished is not None:
-            if place.is_main:
-                print(
-                    f"{run_dir}: the run is finished ({finished['steps']} steps); nothing to do. Results: {run_dir}/summary.json"
-                )
-            return 0
+    with failures.shown_once(run_dir, place.rank):
         hub = load_model(config, run_dir, place)
         chat = ChatTemplate(hub.tokenizer, config.data.max_demonstration_tokens)
         task = config.task.build(config.data, config.trainer.seed)
         data = on_main_first(place, lambda: load_data(config, task, chat))
         if place.is_main:
             write_atomically(run_dir / "config.yaml", yaml.safe_dump(resolved(config), sort_keys=False))
+            show_setup(config, data, chat)
         parts = build_parts(config, run_dir, place, loggers, hub, task, chat, data)
         Run(Trainer(parts), hub, started).complete()
         parts.engine.close()
-    finally:
         groups.shutdown()
     return 0
+
+
+def show_setup(config: Config, data: RunData, chat: ChatTemplate) -> None:
+    """The batch table, and two decoded examples of each stream: what goes in should be seen before it is computed on."""
+    print("\n".join(f"  {name:<36}{value}" for name, value in batch_table(config)))
+    for name, examples in (("demonstration", data.demonstrations[:2]), ("prompt", data.prompts[:2])):
+        for example in examples:
+            ids = chat.demonstration(example).tokens if name == "demonstration" else chat.prompt_ids(example.messages)
+            text = chat.decode(ids)
+            print(f"  {name} {example.id}: {text if len(text) <= 600 else text[:300] + ' ... ' + text[-300:]!r}", flush=True)
 
 
 def finished_run(run_dir: Path, config: Config) -> dict[str, Any] | None:
@@ -167,9 +180,7 @@ class Run:
             "this_process_seconds": round(time.monotonic() - self.started, 1),
             "generated_tokens": progress.generated_tokens,
             "trained_tokens": progress.trained_tokens,
-            "tokens_per_second": round(
-                (progress.generated_tokens + progress.trained_tokens) / max(progress.seconds, 1e-9), 1
-            ),
+            "tokens_per_second": round((progress.generated_tokens + progress.trained_tokens) / max(progress.seconds, 1e-9), 1),
             "controller": p.controller.metrics(),
             "seed": p.config.trainer.seed,
             "name": p.config.exp_manager.name,

@@ -12,83 +12,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from nemo_amft.algorithms.controllers.base import Controller, Observation
+from nemo_amft.algorithms.controllers.base import Observation
 from nemo_amft.algorithms.critic_step import add_gae, update_critic
 from nemo_amft.algorithms.evaluation import evaluate
 from nemo_amft.algorithms.losses import ValueLoss
 from nemo_amft.algorithms.meta_update import MetaUpdate
-from nemo_amft.algorithms.methods.base import Demonstration, Group, Method, Term, sft_term
-from nemo_amft.algorithms.sampling import Sampler, rollout_metrics
+from nemo_amft.algorithms.methods.base import Demonstration, Group, Term, sft_term
+from nemo_amft.algorithms.parts import Parts, Progression
+from nemo_amft.algorithms.sampling import rollout_metrics
 from nemo_amft.algorithms.update import UpdateResult, share_of, update_policy
-from nemo_amft.config.schema import Config
 from nemo_amft.data.batching import Batch
-from nemo_amft.data.streams import ExampleStream
-from nemo_amft.models.critic import Critic
-from nemo_amft.models.policy import Policy
 from nemo_amft.models.trainable import ForwardModel, set_schedule
-from nemo_amft.observe.metrics import NullMetricsWriter
-from nemo_amft.observe.progress import Progress
-from nemo_amft.observe.rollouts import RolloutWriter
-from nemo_amft.observe.timers import PhaseTimers
 from nemo_amft.parallel import platform
-from nemo_amft.parallel.groups import Place
 from nemo_amft.parallel.reductions import mean_and_std
 from nemo_amft.rollout.probe import probe
-from nemo_amft.types import Example, MetaGradient, RolloutEngine, SamplingParams, TokenSequence
-
-
-@dataclass(frozen=True)
-class RunData:
-    """The examples of a run, fitted to the limits of the config."""
-
-    prompts: list[Example]
-    demonstrations: list[Example]
-    validation: list[Example]
-    test: list[Example]
-
-
-@dataclass
-class Parts:
-    """What a run is made of (built by algorithms/build.py)."""
-
-    config: Config
-    run_dir: Path
-    place: Place
-    method: Method
-    controller: Controller
-    policy: Policy
-    critic: Critic | None
-    reference: ForwardModel | None
-    engine: RolloutEngine
-    sampler: Sampler
-    streams: dict[str, ExampleStream]
-    """demonstrations (D_SFT), prompts, meta (D_val, for grad U)."""
-    data: RunData
-    timers: PhaseTimers
-    writer: NullMetricsWriter
-    progress: Progress
-    rollout_log: RolloutWriter
-
-
-@dataclass
-class Progression:
-    """How far a run is: what a resumed one continues from."""
-
-    warmup_step: int = 0
-    step: int = 0
-    target_entropy: float | None = None
-    accuracy: dict[str, float] = field(default_factory=dict)
-    """Evaluations by name, kept for the summary: warmup, best, final."""
-    seconds: float = 0.0
-    """Wall time of the run's processes so far."""
-    generated_tokens: int = 0
-    trained_tokens: int = 0
+from nemo_amft.types import Example, MetaGradient, SamplingParams, TokenSequence
 
 
 class Trainer:
@@ -317,6 +259,7 @@ class Trainer:
         another model than the trainer, would ruin the run in silence. The second check sees a change of weights."""
         p = self.parts
         with p.timers("sync"):
+            p.policy.gather_parameters()
             p.engine.update_weights()
         if self._probes_left:
             self._probes_left -= 1
@@ -347,7 +290,7 @@ class Trainer:
         with p.timers("validation"):
             for name, examples in sets.items():
                 found, groups = evaluate(
-                    p.sampler, name, step, examples, v.samples, self.config.rollout.max_new_tokens, v.temperature
+                    p.sampler, name, examples, v.samples, self.config.rollout.max_new_tokens, v.temperature
                 )
                 metrics |= found
                 p.rollout_log.write(step, groups, name)

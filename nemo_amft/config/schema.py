@@ -21,7 +21,7 @@ class TrainerConfig:
     precision: Literal["32", "bf16"] = "32"
     """32: fp32 throughout. bf16: bf16 parameters with fp32 main weights and fp32 gradient reduction."""
     seed: int = 1
-    """Seeds initial weights, data order and sampling."""
+    """Seeds generated problems, data order and sampling."""
     log_every: int = 1
     """Steps between lines on the terminal where it is no TTY (metrics.jsonl always has every step)."""
     phase_timeout_s: float = 3600.0
@@ -52,6 +52,8 @@ class ScratchConfig:
     """Share input and output embeddings."""
     initializer_range: float = 0.02
     """Standard deviation of the initial weights."""
+    seed: int = 1
+    """Seeds the weights, apart from trainer.seed: runs of several seeds start from one model, as from a pretrained one."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class OptimConfig:
 @dataclass(frozen=True)
 class CriticConfig:
     path: str | None = None
-    """Hub id or folder the critic's body starts from. None: the policy's starting weights."""
+    """Hub id or folder the critic's body starts from. None: the policy's weights at the end of warm-up."""
     warmup_steps: int = 0
     """Critic-only steps before the policy's first RL update (Open-Reasoner-Zero: 50)."""
     value_clip: float = 0.2

@@ -41,7 +41,7 @@ class HubModel:
     """Folder whose config.json is `config`, for a rollout engine that reads files."""
 
 
-def prepare_hub_model(model: ModelConfig, folder: Path, seed: int) -> HubModel:
+def prepare_hub_model(model: ModelConfig, folder: Path) -> HubModel:
     """The model named by `model.path`, or one with seeded random weights that is written to `folder`.
 
     `folder` is also where config.json goes if `model.config_overrides` change it (weights are linked). What is there already is
@@ -52,9 +52,7 @@ def prepare_hub_model(model: ModelConfig, folder: Path, seed: int) -> HubModel:
     """
     transformers_logging.disable_progress_bar()
     if model.path is None:
-        path = _made_once(
-            Path(folder), _scratch_origin(model, seed), lambda target: _write_scratch(model.scratch, target, seed)
-        )
+        path = _made_once(Path(folder), _scratch_origin(model), lambda target: _write_scratch(model.scratch, target))
     else:
         path = _local_folder(model)
         _refuse_without_safetensors(path, model.path)
@@ -90,11 +88,11 @@ def _made_once(folder: Path, origin: dict[str, Any], make) -> Path:
     return folder
 
 
-def _scratch_origin(model: ModelConfig, seed: int) -> dict[str, Any]:
-    return {"scratch": dataclasses.asdict(model.scratch), "seed": seed}
+def _scratch_origin(model: ModelConfig) -> dict[str, Any]:
+    return {"scratch": dataclasses.asdict(model.scratch)}
 
 
-def _write_scratch(scratch: ScratchConfig, folder: Path, seed: int) -> None:
+def _write_scratch(scratch: ScratchConfig, folder: Path) -> None:
     if scratch.hidden_size % (heads := scratch.num_attention_heads):
         raise UserError(f"model.scratch.hidden_size={scratch.hidden_size} is no multiple of num_attention_heads={heads}")
     save_character_tokenizer(folder)
@@ -110,7 +108,7 @@ def _write_scratch(scratch: ScratchConfig, folder: Path, seed: int) -> None:
         eos_token_id=tokenizer.eos_token_id,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(scratch.seed)
         AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
 
 

@@ -122,7 +122,6 @@ class TrainableModel(ForwardModel):
         # The step reduces once, after its last term (`finish_gradients`); the schedules must not.
         self.config.finalize_model_grads_func = None
         self.config.grad_scale_func = None
-        self.last_grad_norm = 0.0
 
     def _wrap(self, chunks: list, optim: OptimConfig) -> list[DistributedDataParallel]:
         ddp = DistributedDataParallelConfig(
@@ -238,14 +237,14 @@ class TrainableModel(ForwardModel):
                     gradient.mul_(coefficient)
             if torch.isfinite(torch.tensor(norm)):
                 self.optimizer.step_with_ready_grads()
-        self.last_grad_norm = norm
         return norm
 
-    @property
-    def clip_coefficient(self) -> float:
-        """What the last step's gradients were multiplied with."""
-        clip = self.optim_config.clip_grad
-        return clip / (self.last_grad_norm + 1.0e-6) if 0.0 < clip < self.last_grad_norm else 1.0
+    def gather_parameters(self) -> None:
+        """Complete the parameters, where their gathering is left to the next forward pass, for what reads them otherwise."""
+        if self.optim_config.overlap_param_gather:
+            with platform.megatron():
+                for chunk in self.chunks:
+                    chunk.start_param_sync(force_sync=True)
 
     def scheduler(self, max_lr: float, min_lr: float, steps: int, warmup_ratio: float, style: str) -> OptimizerParamScheduler:
         """Megatron's learning-rate schedule over `steps` steps of this model's optimiser."""

@@ -37,11 +37,13 @@ class MegatronEngine:
         max_sequence_length: int,
         seed: int = 0,
     ):
-        """Args:
-        chunks: this rank's part of the policy, bare or wrapped in DistributedDataParallel.
-        vocab_size: tokens there are; columns beyond them only pad the output layer.
-        max_sequence_length: most tokens of prompt and response together.
-        seed: of the requests that bring none.
+        """Take the policy as it is; nothing is copied or allocated.
+
+        Args:
+            chunks: this rank's part of the policy, bare or wrapped in DistributedDataParallel.
+            vocab_size: tokens there are; columns beyond them only pad the output layer.
+            max_sequence_length: most tokens of prompt and response together.
+            seed: of the requests that bring none.
 
         Raises:
             UserError: the layout has pipeline or context parallelism.

@@ -99,7 +99,11 @@ class VLLMEngine:
                     **_platform_arguments(rollout),
                 )
             except (ValueError, NotImplementedError) as error:
-                raise UserError(f"vLLM cannot run {model_folder}: {' '.join(str(error).split())}") from error
+                memory = "gpu_memory_utilization" if platform.is_gpu() else "kv_cache_gb"
+                raise UserError(
+                    f"vLLM cannot run {model_folder} with sequences of {self._max_model_len} tokens and "
+                    f"rollout.{memory}={getattr(rollout, memory)}: {_reason(error)}"
+                ) from error
             vllm_process.check_head_size(llm.model_config.get_head_size())
             return llm
 
@@ -162,6 +166,12 @@ class VLLMEngine:
         finally:
             self._random_state = platform.get_rng_state()
             platform.set_rng_state(training)
+
+
+def _reason(error: Exception) -> str:
+    """First sentence of vLLM's complaint; a pydantic error wraps it in several lines."""
+    message = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
+    return " ".join(message.removeprefix("Value error, ").split()).split(". ")[0]
 
 
 def _logprobs_mode(rollout: RolloutConfig) -> str:

@@ -21,7 +21,7 @@ SCRATCH = ScratchConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scratch") / "model"
-    return prepare_hub_model(ModelConfig(scratch=SCRATCH), folder, seed=3)
+    return prepare_hub_model(ModelConfig(scratch=SCRATCH), folder)
 
 
 def refusal(*args, **kwargs) -> str:
@@ -36,7 +36,7 @@ def test_a_scratch_model_follows_from_its_seed(family, tmp_path):
     model = ModelConfig(scratch=replace(SCRATCH, family=family))
     weights = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        hub = prepare_hub_model(model, tmp_path / name, seed)
+        hub = prepare_hub_model(replace(model, scratch=replace(model.scratch, seed=seed)), tmp_path / name)
         assert (hub.config.model_type, hub.config.hidden_size, hub.path) == (family, 32, tmp_path / name)
         assert hub.config.eos_token_id == hub.tokenizer.eos_token_id
         weights.append(load_file(hub.path / "model.safetensors")["model.embed_tokens.weight"])
@@ -46,44 +46,42 @@ def test_a_scratch_model_follows_from_its_seed(family, tmp_path):
 
 def test_a_scratch_model_is_made_once(made):
     before = (made.path / "model.safetensors").stat().st_mtime_ns
-    prepare_hub_model(ModelConfig(scratch=SCRATCH), made.path, seed=3)
+    prepare_hub_model(ModelConfig(scratch=SCRATCH), made.path)
     assert (made.path / "model.safetensors").stat().st_mtime_ns == before
-    assert "seed" in refusal(ModelConfig(scratch=SCRATCH), made.path, seed=4)
+    assert "seed" in refusal(ModelConfig(scratch=replace(SCRATCH, seed=4)), made.path)
 
 
 def test_overrides_reach_config_and_folder(made, tmp_path):
     overrides = {"rope_theta": 40000, "max_position_embeddings": 2048}
-    hub = prepare_hub_model(ModelConfig(path=str(made.path), config_overrides=overrides), tmp_path / "base", seed=1)
+    hub = prepare_hub_model(ModelConfig(path=str(made.path), config_overrides=overrides), tmp_path / "base")
     assert Architecture.from_hub(hub.config).rope_theta == 40000.0
     written = json.loads((hub.path / "config.json").read_text())
     assert written["max_position_embeddings"] == 2048
     assert written["rope_parameters"]["rope_theta"] == 40000.0
     assert os.path.samefile(hub.path / "model.safetensors", made.path / "model.safetensors")
-    assert "hidden_size" in refusal(
-        ModelConfig(path=str(made.path), config_overrides={"hiden_size": 1}), tmp_path / "x", seed=1
-    )
+    assert "hidden_size" in refusal(ModelConfig(path=str(made.path), config_overrides={"hiden_size": 1}), tmp_path / "x")
 
 
 def test_a_chat_template_file_replaces_the_tokenizers_own(made, tmp_path):
     (tmp_path / "template.jinja").write_text("{{ messages[0]['content'] }}!")
     model = ModelConfig(path=str(made.path), chat_template=str(tmp_path / "template.jinja"))
-    tokenizer = prepare_hub_model(model, tmp_path / "base", seed=1).tokenizer
+    tokenizer = prepare_hub_model(model, tmp_path / "base").tokenizer
     assert tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False) == "hello!"
-    assert "none.jinja" in refusal(replace(model, chat_template="none.jinja"), tmp_path / "base", seed=1)
+    assert "none.jinja" in refusal(replace(model, chat_template="none.jinja"), tmp_path / "base")
 
 
 def test_folders_that_hold_no_usable_model_are_refused(made, tmp_path, monkeypatch):
     model = ModelConfig(path=str(tmp_path))
-    assert "config.json" in refusal(model, tmp_path / "base", seed=1)
+    assert "config.json" in refusal(model, tmp_path / "base")
     (tmp_path / "config.json").write_text((made.path / "config.json").read_text())
-    assert "neither model.safetensors" in refusal(model, tmp_path / "base", seed=1)
+    assert "neither model.safetensors" in refusal(model, tmp_path / "base")
     (tmp_path / "pytorch_model.bin").touch()
-    assert "pickled weights (pytorch_model.bin)" in refusal(model, tmp_path / "base", seed=1)
+    assert "pickled weights (pytorch_model.bin)" in refusal(model, tmp_path / "base")
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "config.json").write_text("{broken")
-    assert "config.json" in refusal(model, tmp_path / "base", seed=1)
+    assert "config.json" in refusal(model, tmp_path / "base")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **kwargs: 1 / 0)
-    assert "model.path=no/such" in refusal(ModelConfig(path="no/such"), tmp_path / "base", seed=1)
+    assert "model.path=no/such" in refusal(ModelConfig(path="no/such"), tmp_path / "base")
 
 
 QWEN2 = Qwen2Config(num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=2, intermediate_size=96)

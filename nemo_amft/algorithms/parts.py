@@ -1,0 +1,69 @@
+"""What a run is made of, and how far it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nemo_amft.algorithms.controllers.base import Controller
+from nemo_amft.algorithms.methods.base import Method
+from nemo_amft.algorithms.sampling import Sampler
+from nemo_amft.config.schema import Config
+from nemo_amft.data.streams import ExampleStream
+from nemo_amft.models.critic import Critic
+from nemo_amft.models.policy import Policy
+from nemo_amft.models.trainable import ForwardModel
+from nemo_amft.observe.metrics import NullMetricsWriter
+from nemo_amft.observe.progress import Progress
+from nemo_amft.observe.rollouts import RolloutWriter
+from nemo_amft.observe.timers import PhaseTimers
+from nemo_amft.parallel.groups import Place
+from nemo_amft.types import Example, RolloutEngine
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The examples of a run, fitted to the limits of the config."""
+
+    prompts: list[Example]
+    demonstrations: list[Example]
+    validation: list[Example]
+    test: list[Example]
+
+
+@dataclass
+class Parts:
+    """What a run is made of (built by algorithms/build.py)."""
+
+    config: Config
+    run_dir: Path
+    place: Place
+    method: Method
+    controller: Controller
+    policy: Policy
+    critic: Critic | None
+    reference: ForwardModel | None
+    engine: RolloutEngine
+    sampler: Sampler
+    streams: dict[str, ExampleStream]
+    """demonstrations (D_SFT), prompts, meta (D_val, for grad U)."""
+    data: RunData
+    timers: PhaseTimers
+    writer: NullMetricsWriter
+    progress: Progress
+    rollout_log: RolloutWriter
+
+
+@dataclass
+class Progression:
+    """How far a run is: what a resumed one continues from."""
+
+    warmup_step: int = 0
+    step: int = 0
+    target_entropy: float | None = None
+    accuracy: dict[str, float] = field(default_factory=dict)
+    """Evaluations by name, kept for the summary: warmup, best, final."""
+    seconds: float = 0.0
+    """Wall time of the run's processes so far."""
+    generated_tokens: int = 0
+    trained_tokens: int = 0
