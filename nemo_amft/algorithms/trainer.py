@@ -82,7 +82,21 @@ class Trainer:
             p.critic.copy_body_from(p.policy)
         if p.reference is not None:
             _copy_weights(p.policy, p.reference)
+        self._warm_up_critic()
         self._validate(0, final=True)
+
+    def _warm_up_critic(self) -> None:
+        """The critic alone learns from rollouts of theta_0: the first advantages should mean something (Open-Reasoner-Zero)."""
+        p, c = self.parts, self.config
+        if p.critic is None or c.critic.warmup_steps == 0:
+            return
+        p.progress.start("critic warm-up", c.critic.warmup_steps)
+        for i in range(c.critic.warmup_steps):
+            groups = self._roll_out("critic", i, p.streams["prompts"].take(c.data.prompts_per_step), c.data.samples_per_prompt)
+            terms = [term for term in p.method.compose(0, groups, []) if "value" in term.needs]
+            shares = [self._ready(self._share(term)) for term in terms]
+            metrics = rollout_metrics(groups) | self._update_critic(0, [shares])
+            self._log("warmup", c.warmup.steps + i, metrics, i)
 
     def _measure_entropy(self) -> float:
         """H*: the same estimator as the controller's H_t, over several batches (spec: D_SFT after warm-up)."""
@@ -323,11 +337,11 @@ class Trainer:
             "memory/peak": float(platform.peak_memory_bytes()),
         }
 
-    def _log(self, phase: str, step: int, metrics: dict[str, float]) -> None:
+    def _log(self, phase: str, step: int, metrics: dict[str, float], shown: int | None = None) -> None:
         seconds = self.parts.timers.collect()
         self.progress.seconds += sum(v for k, v in seconds.items() if k.count("/") == 1)
         self.parts.writer.write(phase, step, metrics | seconds)
-        self.parts.progress.update(step, metrics)
+        self.parts.progress.update(step if shown is None else shown, metrics)
 
     # --- state ------------------------------------------------------------------------------------------------------------
 

@@ -33,8 +33,9 @@ def test_every_step_is_logged_with_the_numbers_the_controller_lives_on(finished)
     train = [r for r in records if r["phase"] == "train"]
     assert [r["step"] for r in train] == list(range(6))
     always = {
-        "mu", "mu/meta_term", "mu/entropy_term", "grad_norm/total", "entropy", "entropy/target", "reward/mean", "reward/timeout",
-        "reward/error", "loss/sft", "loss/rl", "loss/value", "kl/rollout_vs_policy", "token_mult_prob_error", "clip_fraction",
+        "mu", "mu/meta_term", "mu/entropy_term", "grad_norm/total", "entropy", "entropy/target", "reward/mean",
+        "reward/timeout", "reward/error", "loss/sft", "loss/rl", "loss/value", "kl/rollout_vs_policy", "clip_fraction",
+        "token_mult_prob_error",
         "response_length/mean", "response_length/max", "truncated_fraction", "tokens_per_second/generation",
         "tokens_per_second/training", "memory/peak", "seconds/rollout", "seconds/sft", "seconds/rl", "seconds/sync",
     }  # fmt: skip
@@ -115,3 +116,29 @@ def test_an_error_of_one_rank_ends_the_job_and_is_shown_once(tmp_path):
     assert launch.finish(arguments, log) == 1
     text = log.read_text()
     assert text.count("RuntimeError: rollout engine and policy disagree") == 1, text
+
+
+def test_every_option_at_once_under_data_parallelism(tmp_path):
+    """Reference KL, two updates a batch, importance weights, rollout entropy, Adam preconditioner, trace, critic warm-up."""
+    run_dir, log = tmp_path / "run", tmp_path / "log"
+    options = (
+        "model.tensor_model_parallel_size=1", "rollout=megatron", "method.rl.kl_coef=0.01", "method.rl.entropy_coef=0.001",
+        "method.rl.updates_per_rollout_batch=2", "method.rl.importance_cap=2.0", "controller.entropy_source=rollouts",
+        "controller.meta_gradient.preconditioner=adam", "controller.meta_gradient.trace_decay=0.5", "critic.warmup_steps=2",
+        "optim.overlap_grad_reduce=true", "optim.overlap_param_gather=true", "trainer.max_steps=3",
+    )  # fmt: skip
+    assert launch.finish(launch.command(run_dir, *options), log) == 0, log.read_text()
+    train = [r for r in read_metrics(run_dir) if r["phase"] == "train"]
+    assert len(train) == 3
+    assert all(r["kl/reference"] >= 0 for r in train)
+    assert train[-1]["kl/reference"] > 0  # the policy has left the reference behind
+    assert "meta/g_mu" in train[2]
+    assert all(r["entropy"] == r["entropy/rl"] for r in train)
+
+
+def test_pipeline_parallel_training_feeds_vllm(tmp_path):
+    run_dir, log = tmp_path / "run", tmp_path / "log"
+    layout = ("model.tensor_model_parallel_size=1", "model.pipeline_model_parallel_size=2", "trainer.max_steps=3")
+    assert launch.finish(launch.command(run_dir, *layout), log) == 0, log.read_text()
+    train = [r for r in read_metrics(run_dir) if r["phase"] == "train"]
+    assert all(r["kl/rollout_vs_policy"] < 1e-6 for r in train)

@@ -45,6 +45,8 @@ class Case:
     advantage: str = "gae"
     meta: MetaGradientConfig = field(default_factory=lambda: MetaGradientConfig(scale="cosine", val_samples=2))
     steps: int = 3
+    count_duplicates: bool = False
+    """The deliberate mistake: parameters that several ranks hold alike count once a rank."""
 
     @property
     def model(self) -> ModelConfig:
@@ -118,6 +120,8 @@ class Session:
             self.critic = Critic(chunks, case.model, case.optim, case.precision, self.place)
         settings = AMFTControllerConfig(eta_mu=0.1, eta_h=0.05, meta_every=1, meta_gradient=case.meta)
         self.controller, self.meta = AMFTController(settings), MetaUpdate(self.policy, case.meta)
+        if case.count_duplicates:
+            self.meta.product = replace(self.meta.product, owned=[True] * len(self.meta.product.owned))
         self.schedule = self.policy.scheduler(1e-3, 0.0, 10, 0.0, "constant")
         self.timers = PhaseTimers()
 

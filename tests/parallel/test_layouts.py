@@ -37,8 +37,13 @@ LAYOUTS = {
     "pp2_no_distributed_optimizer": (2, Case(pipeline=2, distributed_optimizer=False)),
     "pp2_interleaved": (2, Case(pipeline=2, virtual=2)),
     "tp2_pp2": (4, Case(tensor=2, pipeline=2)),
+    "tp2_pp2_no_distributed_optimizer": (4, Case(tensor=2, pipeline=2, distributed_optimizer=False)),
+    "tp2_sp_pp2": (4, Case(tensor=2, pipeline=2, sequence_parallel=True)),
+    "tp2_dp2": (4, Case(tensor=2)),
+    "tp2_dp2_no_distributed_optimizer": (4, Case(tensor=2, distributed_optimizer=False)),
     "tp2_sp_dp2": (4, Case(tensor=2, sequence_parallel=True)),
     "pp2_dp2": (4, Case(pipeline=2)),
+    "pp2_dp2_no_distributed_optimizer": (4, Case(pipeline=2, distributed_optimizer=False)),
 }
 
 
@@ -58,6 +63,15 @@ def test_mu_is_the_same_under_every_layout(folders, one_process, layout, tied):
     assert all(result == results[0] for result in results[1:]), "ranks disagree with one another"
     assert_same(results[0], one_process(tied, case))
     assert len({step["mu"] for step in results[0]}) == 3  # it moved, so the comparison means something
+
+
+@pytest.mark.parametrize(("layout", "tied"), [("tp2", False), ("tp2_no_distributed_optimizer", False), ("pp2", True)])
+def test_counting_duplicates_would_be_noticed(folders, one_process, layout, tied):
+    """Counting norms and biases once a tensor-parallel rank, or tied embeddings twice, fails the comparison above."""
+    ranks, case = LAYOUTS[layout]
+    found = run_ranks(ranks, meta_steps.run, folders[tied], replace(case, count_duplicates=True))[0]
+    with pytest.raises(AssertionError, match="meta/"):
+        assert_same(found, one_process(tied, case))
 
 
 @pytest.mark.parametrize("layout", ["tp2", "pp2_dp2"])
