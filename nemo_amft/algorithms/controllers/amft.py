@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nemo_amft.algorithms.controllers.base import Observation
+from nemo_amft.algorithms.controllers.base import Controller, Observation
 
 
 @dataclass(frozen=True)
@@ -46,28 +46,21 @@ class AMFTControllerConfig:
     """How the meta-gradient is estimated."""
 
 
-class AMFTController:
+class AMFTController(Controller):
     """mu_{t+1} = clip(mu_t + eta_mu g_mu + eta_H (H* - H_t)); weights sft: mu_{t+1}, rl: 1 - mu_{t+1} (Eq. 6, Eq. 3)."""
 
     Config = AMFTControllerConfig
 
     def __init__(self, config: AMFTControllerConfig):
-        self.config = config
+        super().__init__(config)
+        # The term whose forward pass gives the entropy has to run before the weights are set.
+        self.first_term = "sft" if config.entropy_source == "sft_batch" else "rl"
         self.mu = config.mu_init
         self.skipped = 0
         """Meta-updates whose g_mu was not finite."""
         self.missed = 0
         """Meta-updates due but without a kept difference (first step, or resumed on another layout)."""
         self._last: dict[str, float] = {}
-
-    @property
-    def first_term(self) -> str:
-        """The loss term that has to run before the weights are set, because its forward pass gives the entropy."""
-        return "sft" if self.config.entropy_source == "sft_batch" else "rl"
-
-    @property
-    def entropy_metric(self) -> str:
-        return f"entropy/{self.first_term}"
 
     def wants_meta_gradient(self, step: int) -> bool:
         """t mod K = 0, but never at t = 0: no theta_{t-1} exists there."""

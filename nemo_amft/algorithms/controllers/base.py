@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from nemo_amft.types import MetaGradient
 
@@ -23,37 +23,43 @@ class Observation:
     """The meta-gradient, on a meta-update step."""
 
 
-class Controller(Protocol):
-    """Sets the weights. Pure state, no process group, no I/O."""
+class Controller:
+    """Base of controllers, one per file: sets the weights. Plain state, no process group, no I/O.
 
-    @property
-    def first_term(self) -> str:
-        """Name of the loss term whose metrics `update` wants to have seen."""
-        ...
+    `Config` is a frozen dataclass with a documented default for every key.
+    """
+
+    Config: type
+    first_term = "sft"
+    """Name of the loss term that runs before the weights are set, so that `update` has seen its metrics."""
+
+    def __init__(self, config: Any):
+        self.config = config
 
     @property
     def entropy_metric(self) -> str:
-        """The metric that is logged as `entropy` and whose value after warm-up is H*."""
-        ...
+        """The metric that is logged as `entropy`, and whose value after warm-up is H*."""
+        return f"entropy/{self.first_term}"
 
     def wants_difference(self, step: int) -> bool:
         """Whether g_SFT and g_RL of this step must be kept apart."""
-        ...
+        return False
 
     def wants_meta_gradient(self, step: int) -> bool:
         """Whether this step needs grad U (and a kept difference of the step before)."""
-        ...
+        return False
 
     def update(self, seen: Observation) -> dict[str, float]:
-        """The weight of each loss term, by the term's name; also the metrics to log are then in `metrics()`."""
-        ...
+        """The weight of each loss term, by the term's name."""
+        raise NotImplementedError
 
     def metrics(self) -> dict[str, float]:
-        """What the last update did, for the log."""
-        ...
+        """What the last update did, for the log; `mu` where there is one."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready state."""
-        ...
+        return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from nemo_amft.algorithms.methods.base import Demonstration, Group, RLConfig, Term, rl_term, sft_term
-from nemo_amft.types import Example
+from nemo_amft.algorithms.methods.base import Demonstration, Group, Method, RLConfig, Term, rl_term, sft_term
 
 
 @dataclass(frozen=True)
@@ -16,27 +14,17 @@ class AMFTConfig:
     """The RL term."""
 
 
-class AMFT:
+class AMFT(Method):
     """Both terms over the whole step's batch; the controller's weights are mu (sft) and 1 - mu (rl)."""
 
     Config = AMFTConfig
 
     def __init__(self, config: AMFTConfig, max_new_tokens: int):
-        self.config, self.max_new_tokens = config, max_new_tokens
+        super().__init__(config, max_new_tokens)
         self.uses_critic = config.rl.advantage == "gae"
         self.uses_reference = config.rl.kl_coef > 0.0
         self.updates_per_step = config.rl.updates_per_rollout_batch
 
-    def prompts(self, step: int, examples: Sequence[Example]) -> list[Example]:
-        """The prompts as they are."""
-        return list(examples)
-
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
         """L_SFT on the demonstrations, L_RL on the rollouts (Algorithm 2, lines 16-20)."""
         return [sft_term(demonstrations), rl_term(groups, self.config.rl, self.max_new_tokens)]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        return None

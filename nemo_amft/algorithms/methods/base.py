@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
@@ -106,27 +106,35 @@ class Term:
         return [Term(self.name, b, self.loss, self.on_policy, self.needs, self.rl) for b in batches]
 
 
-class Method(Protocol):
-    """One per file. `Config` is a frozen dataclass with a documented default for every key."""
+class Method:
+    """Base of methods, one per file. `Config` is a frozen dataclass with a documented default for every key."""
 
     Config: type
-    uses_critic: bool
-    uses_reference: bool
-    updates_per_step: int
+    uses_critic = False
+    """Whether a critic is built: for terms that need "value"."""
+    uses_reference = False
+    """Whether a frozen copy of the policy after warm-up is kept: for terms that need "reference_log_prob"."""
+    updates_per_step = 1
+    """Optimiser updates that the step's terms are split into."""
+
+    def __init__(self, config: Any, max_new_tokens: int):
+        """`max_new_tokens`: the longest response, the constant divisor of seq_mean_token_sum_norm."""
+        self.config, self.max_new_tokens = config, max_new_tokens
 
     def prompts(self, step: int, examples: Sequence[Example]) -> list[Example]:
         """What to roll out; a method with hints or thought patterns changes the prompts here."""
-        ...
+        return list(examples)
 
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
         """The step's loss terms."""
-        ...
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready state (buffers, schedules)."""
-        ...
+        return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
 
 
 def sft_term(demonstrations: Sequence[Demonstration]) -> Term:
