@@ -136,6 +136,8 @@ class VLLMEngine:
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights, "is_checkpoint_format": True})
         for _ in weights:  # whatever vLLM had no use for: the other ranks wait in these gathers
             pass
+        if not platform.is_gpu():
+            self._llm.collective_rpc(vllm_process.repack_tied_head)
         self._llm.reset_prefix_cache()
 
     def wake(self) -> None:

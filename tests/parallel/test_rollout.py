@@ -38,30 +38,39 @@ MEGATRON = {
 VLLM = {
     "vllm 2 engines": ("vllm", 2, 2, 1, False),
     "vllm TP2": ("vllm", 2, 2, 2, False),
+    "vllm tied embeddings": ("vllm", 2, 2, 1, False),
 }
 
 
+class Folders(dict):
+    """Two tiny models that differ in their weights, by the name of the layout that uses them."""
+
+    def __missing__(self, layout: str) -> tuple[Path, Path]:
+        return self["tied" in layout]
+
+
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> tuple[Path, Path]:
-    """Two tiny models that differ in their weights."""
-    config = Qwen2Config(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=128,  # heads of 32, the smallest that vLLM has on a CPU
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-        tie_word_embeddings=False,
-    )
-    found = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        folder = tmp_path_factory.mktemp(f"model{seed}")
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-        found.append(folder)
-    return tuple(found)
+def folders(tmp_path_factory) -> Folders:
+    found = Folders()
+    for tied in (False, True):
+        config = Qwen2Config(
+            vocab_size=VOCAB_SIZE,
+            hidden_size=128,  # heads of 32, the smallest that vLLM has on a CPU
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            initializer_range=0.2,
+            tie_word_embeddings=tied,
+        )
+        pair = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            pair.append(tmp_path_factory.mktemp(f"model{seed}_{tied}"))
+            AutoModelForCausalLM.from_config(config).save_pretrained(pair[-1])
+        found[tied] = tuple(pair)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +81,7 @@ def run(folders):
     def outcome(name: str) -> list[dict] | RanksFailed:
         engine, ranks, *layout = {**MEGATRON, **VLLM}[name]
         try:
-            return run_ranks(ranks, exercise, engine, *layout, *folders, timeout=120)
+            return run_ranks(ranks, exercise, engine, *layout, *folders[name], timeout=120)
         except RanksFailed as failure:  # kept, so that the other tests do not run into it anew
             return failure
 
@@ -197,7 +206,7 @@ def _greedy_by_transformers(folder: Path) -> list[tuple[int, ...]]:
 
 @every_layout
 def test_greedy_tokens_are_those_of_transformers_in_the_order_of_the_requests(run, folders, layout):
-    expected = _greedy_by_transformers(folders[0])
+    expected = _greedy_by_transformers(folders[layout][0])
     assert [c.token_ids for c in run(layout)["greedy"]] == expected
     assert not any(c.finished for c in run(layout)["greedy"])
 
@@ -274,7 +283,7 @@ def test_stale_weights_are_caught_by_the_probe(run, layout):
 def test_update_weights_takes_the_policy_over(run, folders, layout):
     assert run(layout)["probe"] < 1e-4
     assert run(layout)["synced"] < 1e-4
-    assert [c.token_ids for c in run(layout)["greedy after sync"]] == _greedy_by_transformers(folders[1])
+    assert [c.token_ids for c in run(layout)["greedy after sync"]] == _greedy_by_transformers(folders[layout][1])
 
 
 def decode_after_a_step(folder: Path) -> tuple[float, float]:
@@ -309,6 +318,6 @@ def decode_after_a_step(folder: Path) -> tuple[float, float]:
 
 
 def test_decoding_sees_a_step_whose_parameters_are_gathered_late(folders):
-    for error, moved in run_ranks(2, decode_after_a_step, folders[0]):
+    for error, moved in run_ranks(2, decode_after_a_step, folders["megatron"][0]):
         assert error < 1e-4
         assert moved > 0.01
