@@ -86,8 +86,7 @@ def _trained(parameters: int, config: Config, optim: OptimConfig) -> Iterator[tu
     yield "weights", parameters * _weight_bytes(config)
     yield "gradients (fp32)", parameters * 4
     # Adam's two moments, and fp32 main weights where the weights themselves are bf16.
-    if not optim.optimizer_cpu_offload:
-        yield "optimizer state", ceil(parameters / _shards(config, optim)) * (12 if bf16 else 8)
+    yield "optimizer state", ceil(parameters / _shards(config, optim)) * (12 if bf16 else 8)
 
 
 def _shards(config: Config, optim: OptimConfig) -> int:

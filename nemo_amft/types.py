@@ -72,11 +72,13 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     stop_token_ids: tuple[int, ...] = ()
+    seed: int = 0
+    """Of the requests that bring no seed of their own, all together."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One response to draw. `seed` fixes its random numbers whatever the layout; None leaves them to the engine."""
+    """One response to draw. `seed` fixes its random numbers whatever the layout; None: they follow from the batch's seed."""
 
     prompt_token_ids: tuple[int, ...]
     seed: int | None = None

@@ -39,9 +39,10 @@ def gae(rewards_T: Tensor, values_T: Tensor, gamma: float, lam: float) -> tuple[
     The response ends an episode: the value after the last token is 0. `values_T[i]` is the value of the state in which token
     i is chosen.
     """
-    advantages, running, following = torch.zeros_like(values_T), 0.0, 0.0
-    for i in range(len(values_T) - 1, -1, -1):
-        value = float(values_T[i])
-        running = float(rewards_T[i]) + gamma * following - value + gamma * lam * running
-        advantages[i], following = running, value
+    running, following, found = 0.0, 0.0, []
+    for reward, value in zip(reversed(rewards_T.tolist()), reversed(values_T.tolist()), strict=True):
+        running = reward + gamma * following - value + gamma * lam * running
+        following = value
+        found.append(running)
+    advantages = torch.tensor(found[::-1], dtype=values_T.dtype)
     return advantages, advantages + values_T

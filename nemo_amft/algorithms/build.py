@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -127,17 +126,16 @@ def _build_critic(config: Config, hub: HubModel, run_dir: Path, place: Place) ->
 def build_engine(config: Config, hub: HubModel, chunks: list) -> RolloutEngine:
     """The rollout engine that the config names, over the policy's chunks."""
     longest = config.data.max_prompt_tokens + config.rollout.max_new_tokens
-    seed = config.trainer.seed
     if config.rollout.engine == "megatron":
         from nemo_amft.rollout.megatron import MegatronEngine
 
-        return MegatronEngine(chunks, config.rollout, hub.config.vocab_size, longest, seed)
+        return MegatronEngine(chunks, config.rollout, hub.config.vocab_size, longest)
     from nemo_amft.rollout.vllm import VLLMEngine
 
     def weights() -> Iterator[tuple[str, Tensor]]:
         return export_hub_weights(chunks, hub.config)
 
-    return VLLMEngine(hub.path, config.rollout, config.trainer.precision, longest, weights, seed)
+    return VLLMEngine(hub.path, config.rollout, config.trainer.precision, longest, weights)
 
 
 def build_sampler(
@@ -149,6 +147,7 @@ def build_sampler(
         chat,
         _reward_pool(config, task, place),
         place,
+        config.trainer.devices,
         timers,
         config.trainer.seed,
         config.rollout.seed_per_sample,
@@ -158,7 +157,7 @@ def build_sampler(
 
 def _reward_pool(config: Config, task: Task, place: Place) -> RewardPool | None:
     """One pool a node, owned by the node's first rank."""
-    if place.rank % int(os.environ.get("LOCAL_WORLD_SIZE", place.world_size)) != 0:
+    if place.rank % config.trainer.devices != 0:
         return None
     r = config.reward
     return RewardPool(task.verifier(), r.workers, r.timeout_s, r.memory_mb)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nemo_amft.algorithms.build import build_engine, build_sampler, load_model, on_main_first
 from nemo_amft.algorithms.evaluation import evaluate
+from nemo_amft.config import launcher
 from nemo_amft.config.run_dir import prepare
 from nemo_amft.config.schema import Config
 from nemo_amft.data.chat import ChatTemplate
@@ -34,6 +35,8 @@ def evaluate_run(config: Config, checkpoint: str | None) -> int:
     quiet_libraries()
     platform.install()
     run_dir, _ = prepare(config)
+    if launcher.rank() == 0:
+        failures.forget(run_dir)
     place = groups.initialize(config.model, config.trainer.seed)
     with failures.shown_once(run_dir, place.rank):
         hub = load_model(config, run_dir, place)
@@ -51,6 +54,7 @@ def evaluate_run(config: Config, checkpoint: str | None) -> int:
         timers = PhaseTimers(config.trainer.phase_timeout_s)
         engine = build_engine(config, hub, chunks)
         sampler = build_sampler(config, engine, hub, chat, task, place, timers)
+        engine.wake()
         v = config.validation
         found, drawn = evaluate(sampler, "test", problems, v.samples, config.rollout.max_new_tokens, v.temperature)
         if place.is_main:

@@ -64,6 +64,8 @@ class Progression:
     accuracy: dict[str, float] = field(default_factory=dict)
     """Evaluations by name, kept for the summary: warmup, best, final."""
     seconds: float = 0.0
-    """Wall time of the run's processes so far."""
+    """Wall time from the models being built, over all processes of the run."""
+    skipped_updates: int = 0
+    """Updates whose gradient was not finite."""
     generated_tokens: int = 0
     trained_tokens: int = 0

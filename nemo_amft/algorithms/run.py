@@ -14,6 +14,7 @@ from nemo_amft.algorithms.build import build_parts, load_data, load_model, on_ma
 from nemo_amft.algorithms.meta_gradient import KeptDifference
 from nemo_amft.algorithms.parts import RunData
 from nemo_amft.algorithms.trainer import Trainer
+from nemo_amft.algorithms.warmup import after_warm_up, warm_up
 from nemo_amft.config import launcher
 from nemo_amft.config.run_dir import prepare
 from nemo_amft.config.schema import Config
@@ -21,7 +22,7 @@ from nemo_amft.config.validate import resolved
 from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.models.checkpoints import Checkpoints, layout
 from nemo_amft.models.hub_weights import save_hub_model
-from nemo_amft.models.trainable import ForwardModel
+from nemo_amft.models.trainable import ForwardModel, TrainableModel
 from nemo_amft.observe import figures
 from nemo_amft.observe.files import write_atomically
 from nemo_amft.observe.metrics import read_metrics
@@ -96,11 +97,12 @@ class Run:
         c, progress = self.parts.config, self.trainer.progress
         resumed = self.resume()
         progress = self.trainer.progress
-        for w in self.trainer.warm_up():
+        # A resumed run that is past warm-up stays past it, also where warmup.steps was raised meanwhile.
+        for w in warm_up(self.trainer) if progress.target_entropy is None else ():
             if c.checkpoint.every and (w + 1) % c.checkpoint.every == 0 and w + 1 < c.warmup.steps:
                 self.save()
         if progress.target_entropy is None:
-            self.trainer.after_warm_up()
+            after_warm_up(self.trainer)
             self.save()
         elif resumed:
             self.trainer.sync()
@@ -114,6 +116,9 @@ class Run:
     def save(self) -> None:
         p, meta = self.parts, self.trainer.meta
         kept = meta.kept if meta is not None else None
+        for model in self.models.values():
+            if isinstance(model, TrainableModel):
+                model.gather_parameters()
         rank_state = {
             "random": random_state.get_state(),
             "kept": None
@@ -154,6 +159,14 @@ class Run:
             p.writer.rewind("train", progress.step)
         p.progress.message(f"resumed from {path}")
         return True
+
+    def _restore_kept(self, kept: dict[str, Any] | None) -> None:
+        """Take up the kept difference, if it fits this rank's shards: overlap_grad_reduce, for one, cuts them differently."""
+        shapes = [parameter.shape for parameter in self.parts.policy.main_parameters()]
+        if kept is None or self.trainer.meta is None or [d.shape for d in kept["direction"]] != shapes:
+            return
+        direction = [d.to(platform.device()) for d in kept["direction"]]
+        self.trainer.meta.kept = KeptDifference(**{**kept, "direction": direction})
 
     # --- the end ----------------------------------------------------------------------------------------------------------
 

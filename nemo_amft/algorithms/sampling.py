@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ class Sampler:
     rewards: RewardPool | None
     """The node's pool of verifier processes, on the first rank of each node; None on the others."""
     place: Place
+    ranks_per_node: int
     timers: PhaseTimers
     run_seed: int
     seed_per_sample: bool
@@ -49,7 +49,8 @@ class Sampler:
             for p, prompt in enumerate(prompts)
             for s in range(samples)
         ]
-        sampling = SamplingParams(max_new_tokens, temperature, stop_token_ids=self.stop_token_ids, **params)
+        seed = sample_seed(self.run_seed, stream, step, 0, 0)
+        sampling = SamplingParams(max_new_tokens, temperature, stop_token_ids=self.stop_token_ids, seed=seed, **params)
         with self.timers("rollout"):
             completions = self.engine.generate(requests, sampling)
         texts = [self._text(c) for c in completions]
@@ -68,11 +69,10 @@ class Sampler:
 
     def _grade(self, answers: Sequence[str], texts: Sequence[str], finished: Sequence[bool]) -> list[Verdict]:
         """Each node grades its slice in its own processes; all ranks get all verdicts, in order."""
-        on_node = int(os.environ.get("LOCAL_WORLD_SIZE", self.place.world_size))
-        nodes = max(self.place.world_size // on_node, 1)
+        nodes = self.place.world_size // self.ranks_per_node
         mine: list[tuple] = []
         if self.rewards is not None:
-            node = self.place.rank // on_node
+            node = self.place.rank // self.ranks_per_node
             cut = slice(len(answers) * node // nodes, len(answers) * (node + 1) // nodes)
             graded = self.rewards.score(list(zip(answers[cut], texts[cut], finished[cut], strict=True)))
             mine = [(v.reward, v.correct, v.status, v.detail) for v in graded]

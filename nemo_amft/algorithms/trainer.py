@@ -10,27 +10,28 @@ for t = 0 .. T-1:
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
-
-import torch
 
 from nemo_amft.algorithms.controllers.base import Observation
 from nemo_amft.algorithms.critic_step import add_gae, update_critic
 from nemo_amft.algorithms.evaluation import evaluate
 from nemo_amft.algorithms.losses import ValueLoss
 from nemo_amft.algorithms.meta_update import MetaUpdate
-from nemo_amft.algorithms.methods.base import Demonstration, Group, Term, sft_term
+from nemo_amft.algorithms.methods.base import Demonstration, Group, Term
 from nemo_amft.algorithms.parts import Parts, Progression
 from nemo_amft.algorithms.sampling import rollout_metrics
 from nemo_amft.algorithms.update import UpdateResult, share_of, update_policy
 from nemo_amft.data.batching import Batch
-from nemo_amft.models.trainable import ForwardModel, set_schedule
+from nemo_amft.models.trainable import set_schedule
 from nemo_amft.parallel import platform
-from nemo_amft.parallel.reductions import mean_and_std
 from nemo_amft.rollout.probe import probe
 from nemo_amft.types import Example, MetaGradient, SamplingParams, TokenSequence
+
+MAX_SKIPPED_IN_A_ROW = 10
 
 
 class Trainer:
@@ -40,80 +41,22 @@ class Trainer:
     def __init__(self, parts: Parts):
         self.parts, self.config = parts, parts.config
         self.progress = Progression()
-        self._probes_left = 2
+        self._probes_left, self._skipped_in_a_row = 2, 0
         meta = getattr(parts.controller.config, "meta_gradient", None)
         self.meta = MetaUpdate(parts.policy, meta) if meta is not None else None
+        self._clock = time.monotonic()
         c = self.config
-        self.warmup_schedule = parts.policy.scheduler(
-            c.warmup.lr, 0.0, max(c.warmup.steps, 1), c.warmup.lr_warmup_ratio, c.warmup.lr_decay_style
-        )
         self.schedule = parts.policy.scheduler(
             c.optim.lr, c.optim.min_lr, c.trainer.max_steps, c.optim.lr_warmup_ratio, c.optim.lr_decay_style
         )
+        self.critic_schedule = None
         if parts.critic is not None:
             o = c.critic.optim
             self.critic_schedule = parts.critic.scheduler(
                 o.lr, o.min_lr, c.trainer.max_steps, o.lr_warmup_ratio, o.lr_decay_style
             )
 
-    # --- phase 1: warm-up -------------------------------------------------------------------------------------------------
-
-    def warm_up(self) -> Iterator[int]:
-        """SFT alone, then H* (Algorithm 2, lines 5-12). Yields after each step, for the caller to checkpoint."""
-        p, c = self.parts, self.config
-        p.progress.start("warm-up", c.warmup.steps, self.progress.warmup_step)
-        while self.progress.warmup_step < c.warmup.steps:
-            w = self.progress.warmup_step
-            learning_rate = set_schedule(self.warmup_schedule, w)
-            term = self._share(sft_term(self._demonstrations(c.warmup.demonstrations_per_step)))
-            result = update_policy(p.policy, [term], lambda _: {}, p.timers, temperature=1.0)
-            metrics = result.metrics | {"grad_norm/total": result.grad_norm, "learning_rate": learning_rate}
-            metrics["entropy"] = metrics.get("entropy/sft", float("nan"))
-            self._log("warmup", w, metrics)
-            self.progress.warmup_step += 1
-            yield w
-
-    def after_warm_up(self) -> None:
-        """H*, the critic's start from the warmed-up policy, and the first evaluation of theta_0."""
-        p, c = self.parts, self.config
-        self.sync()
-        self.progress.target_entropy = self._measure_entropy()
-        if p.critic is not None and c.critic.path is None:
-            p.critic.copy_body_from(p.policy)
-        if p.reference is not None:
-            _copy_weights(p.policy, p.reference)
-        self._warm_up_critic()
-        self._validate(0, final=True)
-
-    def _warm_up_critic(self) -> None:
-        """The critic alone learns from rollouts of theta_0: the first advantages should mean something (Open-Reasoner-Zero)."""
-        p, c = self.parts, self.config
-        if p.critic is None or c.critic.warmup_steps == 0:
-            return
-        p.progress.start("critic warm-up", c.critic.warmup_steps)
-        for i in range(c.critic.warmup_steps):
-            groups = self._roll_out("critic", i, p.streams["prompts"].take(c.data.prompts_per_step), c.data.samples_per_prompt)
-            terms = [term for term in p.method.compose(0, groups, []) if "value" in term.needs]
-            shares = [self._ready(self._share(term)) for term in terms]
-            metrics = rollout_metrics(groups) | self._update_critic(0, [shares])
-            self._log("warmup", c.warmup.steps + i, metrics, i)
-
-    def _measure_entropy(self) -> float:
-        """H*: the same estimator as the controller's H_t, over several batches (spec: D_SFT after warm-up)."""
-        p, c = self.parts, self.config
-        n = c.warmup.target_entropy_batches
-        if p.controller.first_term == "sft":
-            examples = p.data.demonstrations[: n * c.data.demonstrations_per_step]
-            batch = Batch.whole([p.sampler.chat.demonstration(e) for e in examples])
-        else:
-            examples = p.data.prompts[: n * c.data.prompts_per_step]
-            batch = Batch.whole([s.sequence for g in self._roll_out("target_entropy", 0, examples, 1) for s in g.samples])
-        share = batch.select(share_of(batch, p.place.data_rank, p.place.data_size))
-        values = p.policy.entropies(share)
-        mean, _ = mean_and_std([v[torch.tensor(s.trained)] for v, s in zip(values, share.sequences, strict=True)])
-        return mean
-
-    # --- phase 2: the main loop -------------------------------------------------------------------------------------------
+    # --- the main loop -------------------------------------------------------------------------------------------
 
     def train(self) -> Iterator[int]:
         """The main loop (Algorithm 2, lines 14-35). Yields after each step, for the caller to checkpoint."""
@@ -122,38 +65,40 @@ class Trainer:
         while self.progress.step < c.trainer.max_steps:
             t = self.progress.step
             metrics = self.train_step(t)
-            self._log("train", t, metrics)
+            self.log("train", t, metrics)
             self.progress.step += 1
             last = self.progress.step == c.trainer.max_steps
             if last or (c.validation.every and self.progress.step % c.validation.every == 0):
-                self._validate(self.progress.step, final=last)
+                self.validate(self.progress.step, final=last)
             yield t
 
     def train_step(self, t: int) -> dict[str, float]:
         """One pass of Algorithm 2's loop body."""
         p, c = self.parts, self.config
-        p.engine.wake()
-        demonstrations = self._demonstrations(c.data.demonstrations_per_step)
+        demonstrations = self.demonstrations(c.data.demonstrations_per_step)
         prompts = p.method.prompts(t, p.streams["prompts"].take(c.data.prompts_per_step))
-        groups = self._roll_out("train", t, prompts, c.data.samples_per_prompt)
-        meta_groups = self._meta_rollouts(t)
-        p.engine.sleep()
+        with self.awake():
+            groups = self.roll_out("train", t, prompts, c.data.samples_per_prompt)
+            meta_groups = self._meta_rollouts(t)
 
         metrics = rollout_metrics(groups)
         terms = p.method.compose(t, groups, demonstrations)
         meta = self._meta_gradient(t, meta_groups, metrics)
         learning_rate = set_schedule(self.schedule, t)
-        updates = [[self._ready(self._share(part)) for part in parts] for parts in self._split(terms)]
+        updates = [[self.ready(self.share(part)) for part in parts] for parts in self._split(terms)]
 
         def weigh(first: dict[str, float]) -> dict[str, float]:
             seen = Observation(t, metrics | first, self.progress.target_entropy, meta)
             return p.controller.update(seen)
 
         result = self._update(updates, weigh, keep=self.meta is not None and p.controller.wants_difference(t))
-        if result.difference is not None and self.meta is not None:
+        if result.difference is not None and self.meta is not None and math.isfinite(result.grad_norm):
             metrics |= self.meta.keep(t, learning_rate, result)
         metrics |= result.metrics | p.controller.metrics()
-        metrics |= self._update_critic(t, updates)
+        if self.critic_schedule is not None:
+            set_schedule(self.critic_schedule, t)
+        metrics |= self.update_critic(updates)
+        self.count_skipped(result.grad_norm, metrics)
         self.sync()
         p.rollout_log.write(t, groups)
         metrics |= {"grad_norm/total": result.grad_norm, "learning_rate": learning_rate}
@@ -191,12 +136,10 @@ class Trainer:
             )
             for terms in updates
         ]
-        names = {name for r in results for name in r.metrics}
-        found = {name: [r.metrics[name] for r in results if name in r.metrics] for name in sorted(names)}
-        results[-1].metrics = {name: sum(values) / len(values) for name, values in found.items()}
+        results[-1].metrics = mean_of([result.metrics for result in results])
         return results[-1]
 
-    def _ready(self, share: Term) -> Term:
+    def ready(self, share: Term) -> Term:
         """A rank's share with what the term needs from critic, old policy and reference added."""
         p = self.parts
         temperature = self.config.rollout.temperature
@@ -213,17 +156,26 @@ class Trainer:
                 share.batch.per_token["reference_log_prob"] = p.reference.log_probs(share.batch, temperature=temperature)
         return share
 
-    def _update_critic(self, t: int, updates: list[list[Term]]) -> dict[str, float]:
-        """phi's own step (Algorithm 2, line 34)."""
-        p, c = self.parts, self.config
+    def update_critic(self, updates: list[list[Term]]) -> dict[str, float]:
+        """phi's own step (Algorithm 2, line 34), one for each of the policy's updates."""
+        p = self.parts
         if p.critic is None:
             return {}
-        set_schedule(self.critic_schedule, t)
+        loss = ValueLoss(self.config.critic.value_clip)
         with p.timers("critic"):
-            metrics: dict[str, float] = {}
-            for term in (term for terms in updates for term in terms if "value" in term.needs):
-                metrics |= update_critic(term.batch, p.critic, ValueLoss(c.critic.value_clip))
-        return metrics
+            terms = [term for terms in updates for term in terms if "value" in term.needs]
+            return mean_of([update_critic(term.batch, p.critic, loss) for term in terms])
+
+    def count_skipped(self, grad_norm: float, metrics: dict[str, float]) -> None:
+        """Count updates whose gradient was not finite and so changed nothing, and give up after several in a row."""
+        finite = all(math.isfinite(x) for x in (grad_norm, metrics.get("grad_norm/value", 0.0)))
+        self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
+        self.progress.skipped_updates += not finite
+        metrics["optimizer/skipped"] = float(self.progress.skipped_updates)
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise RuntimeError(
+                f"{MAX_SKIPPED_IN_A_ROW} updates in a row had a gradient that is not finite: the run has diverged"
+            )
 
     # --- meta-gradient ----------------------------------------------------------------------------------------------------
 
@@ -234,7 +186,7 @@ class Trainer:
             return []
         config = self.meta.config
         with p.timers("meta"):
-            return self._roll_out("meta", t, p.streams["meta"].take(config.val_prompts), config.val_samples)
+            return self.roll_out("meta", t, p.streams["meta"].take(config.val_prompts), config.val_samples)
 
     def _meta_gradient(self, t: int, groups: list[Group], metrics: dict[str, float]) -> MetaGradient | None:
         """g_mu of Eq. 25, logged with its parts."""
@@ -254,17 +206,26 @@ class Trainer:
 
     # --- shared -----------------------------------------------------------------------------------------------------------
 
-    def _demonstrations(self, n: int) -> list[Demonstration]:
+    def demonstrations(self, n: int) -> list[Demonstration]:
         examples = self.parts.streams["demonstrations"].take(n)
         return [Demonstration(example, self.parts.sampler.chat.demonstration(example)) for example in examples]
 
-    def _roll_out(self, stream: str, step: int, examples: list[Example], samples: int) -> list[Group]:
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """The engine is awake inside. On a GPU waking also brings it the policy's weights, so that is part of the sync."""
+        p = self.parts
+        with p.timers("sync"):
+            p.engine.wake()
+        yield
+        p.engine.sleep()
+
+    def roll_out(self, stream: str, step: int, examples: list[Example], samples: int) -> list[Group]:
         r = self.config.rollout
         return self.parts.sampler.roll_out(
             stream, step, examples, samples, r.max_new_tokens, r.temperature, top_p=r.top_p, top_k=r.top_k
         )
 
-    def _share(self, term: Term) -> Term:
+    def share(self, term: Term) -> Term:
         indices = share_of(term.batch, self.parts.place.data_rank, self.parts.place.data_size)
         return Term(term.name, term.batch.select(indices), term.loss, term.on_policy, term.needs, term.rl)
 
@@ -277,10 +238,8 @@ class Trainer:
             p.engine.update_weights()
         if self._probes_left:
             self._probes_left -= 1
-            with p.timers("probe"):
-                p.engine.wake()
+            with self.awake(), p.timers("probe"):
                 found = probe(p.engine, self._probe_log_probs, *self._probe_requests(), self.config.rollout.probe_tolerance)
-                p.engine.sleep()
             p.progress.message(
                 f"probe of the weight sync: rollout engine and policy differ by {found['mean_abs_diff']:.1e} nats a token on "
                 f"average, {found['max_abs_diff']:.1e} at most"
@@ -289,26 +248,26 @@ class Trainer:
     def _probe_requests(self) -> tuple[list[tuple[int, ...]], SamplingParams]:
         p, r = self.parts, self.config.rollout
         prompts = [p.sampler.chat.prompt_ids(example.messages) for example in p.data.validation[:4]]
-        return prompts, SamplingParams(min(16, r.max_new_tokens), r.temperature, stop_token_ids=p.sampler.stop_token_ids)
+        # Temperature 1 and no truncation: the one distribution whose log-probs every engine gives.
+        return prompts, SamplingParams(min(16, r.max_new_tokens), 1.0, stop_token_ids=p.sampler.stop_token_ids)
 
     def _probe_log_probs(self, sequences: list[TokenSequence]) -> list[list[float]]:
-        found = self.parts.policy.log_probs(Batch.whole(sequences), temperature=self.config.rollout.temperature or 1.0)
+        found = self.parts.policy.log_probs(Batch.whole(sequences))
         return [values.tolist() for values in found]
 
-    def _validate(self, step: int, final: bool) -> None:
-        """Accuracy of theta_step on D_val; at the start and the end also on the test problems, which nothing else ever sees."""
+    def validate(self, step: int, final: bool) -> None:
+        """Accuracy of theta_step on D_val; at the start and the end also on the test problems, which nothing else sees (a task
+        without any has D_val's again)."""
         p, v = self.parts, self.config.validation
-        p.engine.wake()
         sets = {"validation": p.data.validation[: v.prompts]} | ({"test": p.data.test[: v.final_prompts]} if final else {})
         metrics: dict[str, float] = {}
-        with p.timers("validation"):
+        with self.awake(), p.timers("validation"):
             for name, examples in sets.items():
                 found, groups = evaluate(
                     p.sampler, name, examples, v.samples, self.config.rollout.max_new_tokens, v.temperature
                 )
                 metrics |= found
                 p.rollout_log.write(step, groups, name)
-        p.engine.sleep()
         self._remember(step, metrics)
         p.writer.write("validation", step, metrics | p.timers.collect())
         p.progress.message(f"step {step}: " + ", ".join(f"{n} accuracy {metrics[f'{n}/accuracy']:.3f}" for n in sets))
@@ -337,17 +296,24 @@ class Trainer:
             "memory/peak": float(platform.peak_memory_bytes()),
         }
 
-    def _log(self, phase: str, step: int, metrics: dict[str, float], shown: int | None = None) -> None:
-        seconds = self.parts.timers.collect()
-        self.progress.seconds += sum(v for k, v in seconds.items() if k.count("/") == 1)
-        self.parts.writer.write(phase, step, metrics | seconds)
+    def log(self, phase: str, step: int, metrics: dict[str, float], shown: int | None = None) -> None:
+        """One record, and the progress line (`shown`: the step within its phase, where it counts otherwise)."""
+        self.parts.writer.write(phase, step, metrics | self.parts.timers.collect())
         self.parts.progress.update(step if shown is None else shown, metrics)
+
+    def _tick(self) -> float:
+        """Wall time of the run, over all its processes."""
+        now = time.monotonic()
+        self.progress.seconds += now - self._clock
+        self._clock = now
+        return self.progress.seconds
 
     # --- state ------------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready; the same on every rank."""
         p = self.parts
+        self._tick()
         return {
             "progress": vars(self.progress) | {"accuracy": dict(self.progress.accuracy)},
             "controller": p.controller.state_dict(),
@@ -365,9 +331,8 @@ class Trainer:
             stream.load_state_dict(state["streams"][name])
 
 
-@torch.no_grad()
-def _copy_weights(source: ForwardModel, target: ForwardModel) -> None:
-    for a, b in zip(source.chunks, target.chunks, strict=True):
-        named = {name.removeprefix("module."): parameter for name, parameter in a.named_parameters()}
-        for name, parameter in b.named_parameters():
-            parameter.copy_(named[name.removeprefix("module.")])
+def mean_of(parts: list[dict[str, float]]) -> dict[str, float]:
+    """Metrics of several updates of a step, each the mean over the updates that have it."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    found = {name: [part[name] for part in parts if name in part] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}

@@ -241,11 +241,10 @@ def _plugins(config: Config) -> Iterator[str]:
 def _transformer_engine(config: Config) -> Iterator[str]:
     model = config.model
     if model.context_parallel_size > 1:
-        wanted = f"model.context_parallel_size: found {model.context_parallel_size}"
-    elif model.transformer_impl == "transformer_engine":
-        wanted = "model.transformer_impl: found transformer_engine"
-    else:
+        yield f"model.context_parallel_size: found {model.context_parallel_size}, expected 1: not supported yet"
+    if model.transformer_impl != "transformer_engine":
         return
+    wanted = "model.transformer_impl: found transformer_engine"
     if importlib.util.find_spec("transformer_engine") is None:
         yield f"{wanted}, expected Transformer Engine, which is not installed here"
         return

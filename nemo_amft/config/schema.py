@@ -77,7 +77,7 @@ class ModelConfig:
     virtual_pipeline_model_parallel_size: int | None = None
     """Chunks of layers a pipeline rank holds (interleaved schedule)."""
     context_parallel_size: int = 1
-    """Ranks that share each sequence. Needs Transformer Engine, so a GPU."""
+    """Ranks that share each sequence. Not supported yet, so 1."""
     expert_model_parallel_size: int = 1
     """Ranks that share experts. Only dense models are supported, so 1."""
     sequence_parallel: bool = False
@@ -120,8 +120,6 @@ class OptimConfig:
     """Reduce gradients while the backward pass still runs."""
     overlap_param_gather: bool = False
     """Gather updated parameters while the next forward pass runs."""
-    optimizer_cpu_offload: bool = False
-    """Keep optimiser state in host memory."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -131,13 +131,3 @@ def unpad(micro: Sequence[MicroBatch], outputs: Sequence[torch.Tensor], batch: B
             n = len(batch.sequences[index].tokens) - 1
             result[index][1:] = output[b, :n].detach().float().cpu()
     return result
-
-
-def per_token_from_sequences(sequences: Sequence[TokenSequence], values: Mapping[int, float]) -> Iterator[torch.Tensor]:
-    """One tensor [T] a sequence, zero but for `values[b]` at the last trained token: where a reward for the whole response
-    arrives."""
-    for b, row in enumerate(sequences):
-        out = torch.zeros(len(row.tokens))
-        if row.num_trained:
-            out[max(i for i, t in enumerate(row.trained) if t)] = values[b]
-        yield out

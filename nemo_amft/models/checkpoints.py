@@ -14,14 +14,13 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.utils import add_prefix_for_sharding
 
 from nemo_amft.models.trainable import ForwardModel, TrainableModel
 from nemo_amft.parallel import platform
@@ -48,17 +47,19 @@ class Checkpoints:
         temporary = self.folder / f".writing_{final.name}"
         if self.place.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
-            (temporary / "model").mkdir(parents=True)
-            (temporary / "ranks").mkdir()
+            for name in (*models, "ranks"):
+                (temporary / name).mkdir(parents=True)
+            (temporary / "trainer.json").write_text(json.dumps(trainer, indent=1))
         dist.barrier()
-        with platform.megatron():
-            dist_checkpointing.save(_sharded(models, loading=False), str(temporary / "model"))
+        for name, model in models.items():  # one after the other: each needs host memory for its optimiser's state
+            with platform.megatron():
+                dist_checkpointing.save(_sharded(model, loading=False), str(temporary / name))
         torch.save(dict(rank_state), temporary / "ranks" / f"{self.place.rank:05d}.pt")
         dist.barrier()
+        manifest = self._manifest(temporary)
         if self.place.is_main:
-            (temporary / "trainer.json").write_text(json.dumps(trainer, indent=1))
-            (temporary / "manifest.json").write_text(json.dumps(_manifest(temporary)))
-            _sync_to_disk(temporary)
+            (temporary / "manifest.json").write_text(json.dumps(manifest))
+            _sync_to_disk([temporary / "manifest.json", temporary])
             shutil.rmtree(final, ignore_errors=True)
             os.replace(temporary, final)
             for old in self.paths()[: -self.keep]:
@@ -85,13 +86,14 @@ class Checkpoints:
 
     def load(self, path: Path, models: Mapping[str, ForwardModel]) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Restore `models` in place. Returns (trainer state, this rank's state: None if written on another layout)."""
-        with platform.megatron():
-            state = dist_checkpointing.load(_sharded(models, loading=True), str(path / "model"))
-            for name, model in models.items():
+        for name, model in models.items():
+            with platform.megatron():
+                state = dist_checkpointing.load(_sharded(model, loading=True), str(path / name))
                 for i, chunk in enumerate(_bare(model)):
-                    chunk.load_state_dict(state[f"{name}.model{i}"])
+                    chunk.load_state_dict(state[f"model{i}"])
                 if isinstance(model, TrainableModel):
-                    model.optimizer.load_state_dict(state[f"{name}.optimizer"])
+                    _restore_first_step(state["optimizer"])
+                    model.optimizer.load_state_dict(state["optimizer"])
         trainer = json.loads((path / "trainer.json").read_text())
         file = path / "ranks" / f"{self.place.rank:05d}.pt"
         same = trainer["layout"] == layout(self.place) and file.exists()
@@ -99,25 +101,36 @@ class Checkpoints:
         dist.barrier()
         return trainer, rank_state
 
+    def _manifest(self, folder: Path) -> dict[str, list[int]]:
+        """Size and CRC-32 of every file, each rank reading its share: a large model would keep one rank busy for minutes."""
+        files = _files(folder)
+        own = files[self.place.rank :: self.place.world_size]
+        found = {str(p.relative_to(folder)): [p.stat().st_size, _crc(p)] for p in own}
+        _sync_to_disk(own)
+        everyone: list[Any] = [None] * self.place.world_size
+        dist.all_gather_object(everyone, found)
+        return {name: entry for part in everyone for name, entry in part.items()}
+
 
 def layout(place: Place) -> dict[str, int]:
     """What must agree for a rank's own state to mean the same."""
     return {"world": place.world_size, "tensor": place.tensor_size, "pipeline": place.pipeline_size, "data": place.data_size}
 
 
-def _sharded(models: Mapping[str, ForwardModel], loading: bool) -> dict[str, Any]:
-    state: dict[str, Any] = {}
-    for name, model in models.items():
-        chunks = {f"model{i}": chunk.sharded_state_dict() for i, chunk in enumerate(_bare(model))}
-        add_prefix_for_sharding(chunks, f"{name}.")  # policy and critic have parameters of the same names
-        state |= {f"{name}.{key}": value for key, value in chunks.items()}
-        if isinstance(model, TrainableModel):
-            # With one chunk the optimiser wants the bare dictionary, with several one a chunk.
-            of_optimizer = chunks if len(chunks) > 1 else chunks["model0"]
-            optimizer = model.optimizer.sharded_state_dict(of_optimizer, is_loading=loading, metadata=dict(METADATA))
-            add_prefix_for_sharding(optimizer, f"{name}.")
-            state[f"{name}.optimizer"] = optimizer
-    return state
+def _sharded(model: ForwardModel, loading: bool) -> dict[str, Any]:
+    chunks = {f"model{i}": chunk.sharded_state_dict() for i, chunk in enumerate(_bare(model))}
+    if not isinstance(model, TrainableModel):
+        return chunks
+    # With one chunk the optimiser wants the bare dictionary, with several one a chunk.
+    of_optimizer = chunks if len(chunks) > 1 else chunks["model0"]
+    return chunks | {"optimizer": model.optimizer.sharded_state_dict(of_optimizer, is_loading=loading, metadata=dict(METADATA))}
+
+
+def _restore_first_step(optimizer: dict[str, Any]) -> None:
+    """Megatron's unsharded optimisers leave Adam's step out of a checkpoint while it is 0 (`if step:`), and then miss it."""
+    state = optimizer.get("optimizer", optimizer).get("state", {})
+    if isinstance(state, dict) and any("exp_avg" in x for x in state.values() if isinstance(x, dict)):
+        state.setdefault("common_step", torch.tensor(0.0))
 
 
 def _bare(model: ForwardModel) -> list[torch.nn.Module]:
@@ -137,12 +150,8 @@ def _crc(path: Path) -> int:
     return value
 
 
-def _manifest(folder: Path) -> dict[str, list[int]]:
-    return {str(p.relative_to(folder)): [p.stat().st_size, _crc(p)] for p in _files(folder)}
-
-
-def _sync_to_disk(folder: Path) -> None:
-    for path in [*_files(folder), folder / "manifest.json", folder]:
+def _sync_to_disk(paths: Sequence[Path]) -> None:
+    for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

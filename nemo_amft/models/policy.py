@@ -25,8 +25,8 @@ class Policy(TrainableModel):
         parts = self.accumulate(self.micro_batches(share), policy_forward, loss_fn, weight, last)
         return reduce_sums(parts, loss.metrics, self.place)
 
-    def entropies(self, share: Batch) -> list[torch.Tensor]:
+    def entropies(self, share: Batch, *, temperature: float = 1.0) -> list[torch.Tensor]:
         """Entropy in nats of the distribution each trained token was predicted from, 0 elsewhere: one float32 [T] a
         sequence."""
-        self.set_temperature(1.0)
+        self.set_temperature(temperature)
         return self.forward(share, policy_forward, lambda output: output[1])

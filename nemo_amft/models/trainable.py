@@ -10,6 +10,7 @@ A step accumulates one or more loss terms into the gradient buffer and reduces i
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -147,14 +148,14 @@ class TrainableModel(ForwardModel):
             params_dtype=torch.bfloat16 if self.bf16 else torch.float32,
             use_distributed_optimizer=optim.use_distributed_optimizer,
             overlap_param_gather=optim.overlap_param_gather,
-            optimizer_cpu_offload=optim.optimizer_cpu_offload,
         )
 
     def _create_adam_state(self) -> None:
-        """Give torch's Adam the state it would make in its first step, so that a model can be saved, or loaded into, before
-        it."""
+        """Give Adam the state it would make in its first step, so that a model can be saved, or loaded into, before it."""
         for member in self._optimizers():
             if not isinstance(member.optimizer, torch.optim.Adam | torch.optim.AdamW):
+                with platform.megatron():
+                    member.init_state_fn(member.optimizer, member.config)  # fused Adam: Megatron knows how
                 continue
             for group in member.optimizer.param_groups:
                 for parameter in group["params"]:
@@ -222,7 +223,8 @@ class TrainableModel(ForwardModel):
     # --- update -----------------------------------------------------------------------------------------------------------
 
     def step(self) -> float:
-        """Clip and update from the finished gradients. Returns the global gradient norm before clipping.
+        """Clip and update from the finished gradients. Returns the global gradient norm before clipping; where it is not finite
+        nothing is updated, and the caller has to say so.
 
         The gradients are taken as `finish_gradients` left them (or as they were changed in place since), which is why this is
         not `optimizer.step()`: that would copy them from the buffer again.
@@ -235,7 +237,7 @@ class TrainableModel(ForwardModel):
                 coefficient = clip / (norm + 1.0e-6)
                 for gradient in self.main_gradients():
                     gradient.mul_(coefficient)
-            if torch.isfinite(torch.tensor(norm)):
+            if math.isfinite(norm):
                 self.optimizer.step_with_ready_grads()
         return norm
 
@@ -256,7 +258,7 @@ class TrainableModel(ForwardModel):
                 max_lr=max_lr,
                 min_lr=min_lr,
                 lr_warmup_steps=warmup,
-                lr_decay_steps=max(steps, warmup + 1),
+                lr_decay_steps=max(steps, warmup) + 1,  # min_lr comes after the last step: at it, nothing would be learned
                 lr_decay_style=style,
                 start_wd=self.optim_config.weight_decay,
                 end_wd=self.optim_config.weight_decay,

@@ -39,7 +39,7 @@ def distributed_backend() -> str:
 def set_device(local_rank: int) -> None:
     """Bind this process to its GPU; on a CPU, keep to the threads that OMP_NUM_THREADS grants."""
     if is_gpu():
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())  # one where Slurm shows each task its own GPU only
     else:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 

@@ -45,7 +45,7 @@ def broadcast_from_last_stage(values: list[torch.Tensor], shapes: Sequence[int],
     """Give every pipeline stage the last stage's per-sequence float32 tensors; `shapes` are their lengths, known everywhere."""
     if place.pipeline_size == 1:
         return values
-    flat = torch.cat(values).float() if place.is_last_stage else torch.empty(sum(shapes), dtype=torch.float32)
+    flat = torch.cat([torch.zeros(0), *values]) if place.is_last_stage else torch.empty(sum(shapes), dtype=torch.float32)
     flat = flat.to(platform.device())
     group = parallel_state.get_pipeline_model_parallel_group()
     dist.broadcast(flat, parallel_state.get_pipeline_model_parallel_last_rank(), group=group)

@@ -35,7 +35,6 @@ class MegatronEngine:
         rollout: RolloutConfig,
         vocab_size: int,
         max_sequence_length: int,
-        seed: int = 0,
     ):
         """Take the policy as it is; nothing is copied or allocated.
 
@@ -43,7 +42,6 @@ class MegatronEngine:
             chunks: this rank's part of the policy, bare or wrapped in DistributedDataParallel.
             vocab_size: tokens there are; columns beyond them only pad the output layer.
             max_sequence_length: most tokens of prompt and response together.
-            seed: of the requests that bring none.
 
         Raises:
             UserError: the layout has pipeline or context parallelism.
@@ -59,8 +57,6 @@ class MegatronEngine:
         self._max_num_seqs = rollout.max_num_seqs
         self._vocab_size = vocab_size
         self._max_sequence_length = max_sequence_length
-        # The same on every rank, so that a request without a seed is drawn alike by the ranks that share it.
-        self._seeds = torch.Generator().manual_seed(seed)
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> list[Completion]:
         """See `RolloutEngine.generate`.
@@ -69,7 +65,9 @@ class MegatronEngine:
             UserError: a prompt is too long for `max_sequence_length`.
         """
         check_lengths(requests, params, self._max_sequence_length, "the sequence length the engine was built for")
-        seeds = [self._fresh_seed() if request.seed is None else request.seed for request in requests]
+        # Of one generator, on every rank: a request without a seed is drawn alike by the ranks that share it.
+        fresh = torch.Generator().manual_seed(params.seed)
+        seeds = [int(torch.randint(2**62, (), generator=fresh)) if r.seed is None else r.seed for r in requests]
         data_rank, data_size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
         own = shares(requests, data_size, params.max_new_tokens)[data_rank]
         drawn: dict[int, Completion] = {}
@@ -94,9 +92,6 @@ class MegatronEngine:
 
     def close(self) -> None:
         """Nothing to do."""
-
-    def _fresh_seed(self) -> int:
-        return int(torch.randint(2**62, (), generator=self._seeds))
 
     @contextlib.contextmanager
     def _decoding(self) -> Iterator[None]:

@@ -48,16 +48,14 @@ class VLLMEngine:
         precision: str,
         max_model_len: int,
         weights: Weights,
-        seed: int = 0,
     ):
-        """Start the engine and load the policy's weights. Takes seconds, most of them for importing vLLM.
+        """Start the engine, asleep. Takes seconds, most of them for importing vLLM.
 
         Args:
             model_folder: config.json of the model, in hub format; weights and tokenizer there are not read.
             precision: "32" or "bf16".
             max_model_len: most tokens of prompt and response together.
             weights: begins a pass over the policy's (hub name, whole tensor); collective, and run through by every rank.
-            seed: of requests that bring none.
 
         Raises:
             UserError: vLLM cannot run this model or configuration; its own reason is in the message.
@@ -71,10 +69,9 @@ class VLLMEngine:
         self._weights = weights
         self._asleep = False
         self._llm = self._start(str(model_folder), rollout, precision)
-        # vLLM draws from the process-wide generator, which training moves on too: swapped in while it generates. The ranks
-        # of an engine must draw alike, engines must not.
-        self._random_state = vllm_process.random_state(seed + self._engine)
-        self.update_weights()
+        if not platform.is_gpu():
+            self.update_weights()
+        self.sleep()
 
     def _start(self, model_folder: str, rollout: RolloutConfig, precision: str) -> vllm.LLM:
         vllm_process.set_environment()
@@ -118,7 +115,7 @@ class VLLMEngine:
         own = shares(requests, self._num_engines, params.max_new_tokens)[self._engine]
         completions: list[Completion] = []
         if own:
-            with self._own_random_state():
+            with self._random_state(params.seed):
                 outputs = self._llm.generate(
                     [{"prompt_token_ids": list(requests[i].prompt_token_ids)} for i in own],
                     [_sampling_params(requests[i], params) for i in own],
@@ -129,8 +126,8 @@ class VLLMEngine:
         return gather_completions(completions if self._engine_rank == 0 else [])
 
     def update_weights(self) -> None:
-        """Load the policy's weights in place, one layer at a time, and drop the prefix cache. Asleep: `wake` will."""
-        if self._asleep:
+        """Load the policy's weights in place, one layer at a time, and drop the prefix cache. Asleep on a GPU: `wake` will."""
+        if self._asleep and platform.is_gpu():
             return
         weights = self._weights()
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights, "is_checkpoint_format": True})
@@ -141,18 +138,20 @@ class VLLMEngine:
         self._llm.reset_prefix_cache()
 
     def wake(self) -> None:
-        """Take device memory back: weights first, then the cache, so that loading has room."""
+        """Take device memory back: weights first, then the cache, so that loading has room. On a CPU only a change of state."""
         if self._asleep:
             self._asleep = False
-            self._llm.wake_up(tags=["weights"])
-            self.update_weights()
-            self._llm.wake_up(tags=["kv_cache"])
+            if platform.is_gpu():
+                self._llm.wake_up(tags=["weights"])
+                self.update_weights()
+                self._llm.wake_up(tags=["kv_cache"])
 
     def sleep(self) -> None:
         """Give the memory of weights and cache back to training."""
-        if platform.is_gpu() and not self._asleep:
-            self._llm.sleep(level=2)
+        if not self._asleep:
             self._asleep = True
+            if platform.is_gpu():
+                self._llm.sleep(level=2)
 
     def close(self) -> None:
         """End the engine; training's process groups stand. Every rank calls it, or none."""
@@ -160,13 +159,15 @@ class VLLMEngine:
         del self._llm
 
     @contextlib.contextmanager
-    def _own_random_state(self) -> Iterator[None]:
+    def _random_state(self, seed: int) -> Iterator[None]:
+        """vLLM draws from the process-wide generator, which training moves on too, differently on each rank. While it
+        generates, that generator follows from `seed`: an engine's ranks draw alike, engines do not, and nothing is to be saved.
+        """
         training = platform.get_rng_state()
-        platform.set_rng_state(self._random_state)
+        platform.set_rng_state(vllm_process.random_state((seed + self._engine) % 2**63))
         try:
             yield
         finally:
-            self._random_state = platform.get_rng_state()
             platform.set_rng_state(training)
 
 

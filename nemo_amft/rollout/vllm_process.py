@@ -78,8 +78,8 @@ def keep_process_groups() -> None:
 def repack_tied_head(worker: Any) -> None:
     """Give a CPU engine's output layer the embeddings it shares, after a reload.
 
-    On a CPU vLLM 0.32 multiplies by a packed copy of each weight. A reload packs anew the layers that had weights loaded, and an
-    output layer that is tied to the embeddings never has: it kept the first weights for ever.
+    On a CPU vLLM 0.32 multiplies by a packed copy of each weight. A reload packs anew the layers that had weights loaded, and
+    an output layer that is tied to the embeddings never has: it kept the first weights for ever.
     """
     model = worker.model_runner.get_model()
     if getattr(model.config, "tie_word_embeddings", False):

@@ -103,11 +103,11 @@ def test_exported_policy_is_the_last_checkpoint_and_loads_in_transformers(finish
 
 def test_evaluate_grades_an_exported_policy(finished, tmp_path):
     log, out = tmp_path / "log", tmp_path / "evaluation"
-    arguments = launch.command(out, f"checkpoint={finished}", "rollout=megatron", module="evaluate", ranks=1)
+    arguments = launch.command(out, f"checkpoint={finished}", module="evaluate", ranks=1)
     assert launch.finish(arguments, log) == 0, log.read_text()
     result = json.loads((out / "evaluation.json").read_text())
     assert result["test/problems"] == 16
-    # the same seeds, weights and problems as the run's own final evaluation, by the other engine on another layout
+    # the same seeds, weights and problems as the run's own final evaluation, on another layout
     assert result["test/accuracy"] == json.loads((finished / "summary.json").read_text())["accuracy"]["final/test"]
 
 

@@ -184,3 +184,19 @@ def resume_after_two(folder: str, case: Case, checkpoints: str) -> list[dict[str
     if rank_state is not None:
         session.meta.kept = KeptDifference(**rank_state["kept"])
     return [session.step(t) for t in (2, 3)]
+
+
+def save_at_once(folder: str, case: Case, checkpoints: str) -> tuple[float, float]:
+    """A checkpoint of models that have made no step, then two steps; returns their gradient norms."""
+    session = Session(folder, case)
+    store = Checkpoints(Path(checkpoints), 2, session.place)
+    store.save(0, {"policy": session.policy, "critic": session.critic}, {"layout": layout(session.place)}, {})
+    return session.step(0)["grad_norm/total"], session.step(1)["grad_norm/total"]
+
+
+def resume_at_once(folder: str, case: Case, checkpoints: str) -> tuple[float, float]:
+    """The same steps after loading that checkpoint."""
+    session = Session(folder, case)
+    store = Checkpoints(Path(checkpoints), 2, session.place)
+    store.load(store.newest_intact(), {"policy": session.policy, "critic": session.critic})
+    return session.step(0)["grad_norm/total"], session.step(1)["grad_norm/total"]

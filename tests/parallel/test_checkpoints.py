@@ -32,6 +32,13 @@ def test_resumed_in_fresh_processes_equals_uninterrupted_bit_for_bit(folders, tm
     assert "meta/g_mu" in resumed[0][0], "the kept difference did not survive"
 
 
+@pytest.mark.parametrize("distributed_optimizer", [True, False])
+def test_models_that_have_made_no_step_are_saved_and_loaded(folders, tmp_path, distributed_optimizer):
+    case = Case(distributed_optimizer=distributed_optimizer)
+    saved = run_ranks(2, meta_steps.save_at_once, folders[False], case, str(tmp_path))
+    assert run_ranks(2, meta_steps.resume_at_once, folders[False], case, str(tmp_path)) == saved
+
+
 @pytest.mark.parametrize(("written", "read"), [("tp2_sp", Case()), ("dp2", Case(tensor=2)), ("pp2", Case())])
 def test_another_layout_can_read_a_checkpoint(folders, tmp_path, written, read):
     """Without the kept difference, which belongs to the layout: so the entropy term alone moves mu in the first step."""
@@ -49,7 +56,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tmp_path, folders)
     assert checkpoints.damage(good) is None
     bad = good.with_name("step_00000009")
     shutil.copytree(good, bad)
-    victim = max((p for p in (bad / "model").iterdir() if p.is_file()), key=lambda p: p.stat().st_size)
+    victim = max((p for p in (bad / "policy").iterdir() if p.is_file()), key=lambda p: p.stat().st_size)
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)

@@ -124,6 +124,7 @@ def exercise(engine_name: str, tp: int, engine_tp: int, sequence_parallel: bool,
 
         weights = lambda: export_hub_weights(chunks, hub_config)  # noqa: E731
         engine = VLLMEngine(first, rollout, "32", MAX_LENGTH, weights)
+    engine.wake()
     found: dict = {"process state kept": _process_state() == before}
 
     def draw(requests=REQUESTS, **params) -> list[Completion]:
@@ -146,7 +147,7 @@ def exercise(engine_name: str, tp: int, engine_tp: int, sequence_parallel: bool,
     found["one"] = draw(REQUESTS[3:4], temperature=1.0)[0].token_ids
     unseeded = [Request(prompt) for prompt in PROMPTS]
     state = torch.get_rng_state()
-    found["unseeded"] = [c.token_ids for _ in range(2) for c in draw(unseeded, temperature=1.0)]
+    found["unseeded"] = [c.token_ids for seed in range(2) for c in draw(unseeded, temperature=1.0, seed=seed)]
     found["random state kept"] = torch.equal(state, torch.get_rng_state())
     found["training kept"] = chunks[0].training and chunks[0].config.sequence_parallel == sequence_parallel
     try:

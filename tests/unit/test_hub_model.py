@@ -48,7 +48,7 @@ def test_a_scratch_model_is_made_once(made):
     before = (made.path / "model.safetensors").stat().st_mtime_ns
     prepare_hub_model(ModelConfig(scratch=SCRATCH), made.path)
     assert (made.path / "model.safetensors").stat().st_mtime_ns == before
-    assert "seed" in refusal(ModelConfig(scratch=replace(SCRATCH, seed=4)), made.path)
+    assert "(scratch); use a new run directory" in refusal(ModelConfig(scratch=replace(SCRATCH, seed=4)), made.path)
 
 
 def test_overrides_reach_config_and_folder(made, tmp_path):

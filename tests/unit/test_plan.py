@@ -68,7 +68,11 @@ def test_the_batch_of_the_papers_run():
 
 
 def test_memory_of_a_rank_is_bytes_a_parameter_times_parameters():
-    rows = dict(memory_table(planned("trainer.precision=bf16", "trainer.devices=8", "model.scratch.hidden_size=2048")))
+    rows = dict(
+        memory_table(
+            planned("method=amft_grpo", "trainer.precision=bf16", "trainer.devices=8", "model.scratch.hidden_size=2048")
+        )
+    )
     held = int(rows["parameters"].split("(")[1].split()[0].replace(",", ""))
     expected = {
         "policy weights": 2,
@@ -93,7 +97,7 @@ def test_a_pipeline_stage_holds_one_of_two_vocabulary_matrices():
 
 
 def test_refusals_are_shown_beside_the_tables_and_end_in_status_2(capsys):
-    assert plan(planned("data.samples_per_prompt=1")) == 2
+    assert plan(planned("method=amft_grpo", "data.samples_per_prompt=1")) == 2
     shown = capsys.readouterr()
     assert "rollouts a step" in shown.out
     assert shown.err.startswith("nemo_amft: error: data.samples_per_prompt: found 1")

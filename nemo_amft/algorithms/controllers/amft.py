@@ -57,7 +57,7 @@ class AMFTController(Controller):
         self.first_term = "sft" if config.entropy_source == "sft_batch" else "rl"
         self.mu = config.mu_init
         self.skipped = 0
-        """Meta-updates whose g_mu was not finite."""
+        """Terms that were not finite."""
         self.missed = 0
         """Meta-updates due but without a kept difference (first step, or resumed on another layout)."""
         self._last: dict[str, float] = {}
@@ -73,33 +73,28 @@ class AMFTController(Controller):
         return self.config.meta_gradient.trace_decay > 0.0 or self.wants_meta_gradient(step + 1)
 
     def update(self, seen: Observation) -> dict[str, float]:
-        """Algorithm 2, lines 22-29. A non-finite g_mu or entropy contributes 0 and is counted; the two terms are logged
-        apart."""
+        """Algorithm 2, lines 22-29. What is not finite contributes 0 and is counted; the two terms are logged apart."""
         config = self.config
-        meta_term = 0.0
+        meta_term, entropy_term = 0.0, 0.0
         if seen.meta is not None:
-            if seen.meta.finite:
-                meta_term = config.eta_mu * seen.meta.value
-            else:
-                self.skipped += 1
+            meta_term = self._finite(config.eta_mu * seen.meta.value)
         elif self.wants_meta_gradient(seen.step):
             self.missed += 1
         entropy = seen.metrics.get(self.entropy_metric)
-        entropy_term = 0.0
-        if config.eta_h != 0.0 and entropy is not None and seen.target_entropy is not None and math.isfinite(entropy):
-            entropy_term = config.eta_h * config.entropy_sign * (seen.target_entropy - entropy)
+        if config.eta_h != 0.0 and entropy is not None and seen.target_entropy is not None:
+            entropy_term = self._finite(config.eta_h * config.entropy_sign * (seen.target_entropy - entropy))
         self.mu = min(max(self.mu + meta_term + entropy_term, config.mu_min), config.mu_max)
-        self._last = {
-            "mu": self.mu,
-            "mu/meta_term": meta_term,
-            "mu/entropy_term": entropy_term,
-            "mu/skipped": float(self.skipped),
-        }
-        self._last["mu/missed"] = float(self.missed)
+        self._last = {"mu/meta_term": meta_term, "mu/entropy_term": entropy_term}
         return {"sft": self.mu, "rl": 1.0 - self.mu}
 
+    def _finite(self, term: float) -> float:
+        if math.isfinite(term):
+            return term
+        self.skipped += 1
+        return 0.0
+
     def metrics(self) -> dict[str, float]:
-        return dict(self._last)
+        return {"mu": self.mu, **self._last, "mu/skipped": float(self.skipped), "mu/missed": float(self.missed)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"mu": self.mu, "skipped": self.skipped, "missed": self.missed}

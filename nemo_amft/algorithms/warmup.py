@@ -1,0 +1,91 @@
+"""Phase 1 of Algorithm 2 (lines 5-12): SFT alone, the target entropy, and the state that the main loop starts from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from nemo_amft.algorithms.methods.base import sft_term
+from nemo_amft.algorithms.sampling import rollout_metrics
+from nemo_amft.algorithms.trainer import Trainer
+from nemo_amft.algorithms.update import share_of, update_policy
+from nemo_amft.data.batching import Batch
+from nemo_amft.models.trainable import ForwardModel, set_schedule
+from nemo_amft.parallel.reductions import mean_and_std
+
+
+def warm_up(trainer: Trainer) -> Iterator[int]:
+    """W steps of SFT. Yields after each, for the caller to checkpoint."""
+    p, c = trainer.parts, trainer.config.warmup
+    schedule = p.policy.scheduler(c.lr, 0.0, max(c.steps, 1), c.lr_warmup_ratio, c.lr_decay_style)
+    p.progress.start("warm-up", c.steps, trainer.progress.warmup_step)
+    while trainer.progress.warmup_step < c.steps:
+        w = trainer.progress.warmup_step
+        learning_rate = set_schedule(schedule, w)
+        term = trainer.share(sft_term(trainer.demonstrations(c.demonstrations_per_step)))
+        result = update_policy(p.policy, [term], lambda _: {}, p.timers, temperature=1.0)
+        metrics = result.metrics | {"grad_norm/total": result.grad_norm, "learning_rate": learning_rate}
+        metrics["entropy"] = metrics["entropy/sft"]
+        trainer.count_skipped(result.grad_norm, metrics)
+        trainer.progress.trained_tokens += term.batch.total_tokens
+        trainer.log("warmup", w, metrics)
+        trainer.progress.warmup_step += 1
+        yield w
+
+
+def after_warm_up(trainer: Trainer) -> None:
+    """H*, the critic's start from the warmed-up policy, and the first evaluation of theta_0."""
+    p, c = trainer.parts, trainer.config
+    trainer.sync()
+    trainer.progress.target_entropy = target_entropy(trainer)
+    if p.critic is not None and c.critic.path is None:
+        p.critic.copy_body_from(p.policy)
+    if p.reference is not None:
+        _copy_weights(p.policy, p.reference)
+    _warm_up_critic(trainer)
+    trainer.validate(0, final=True)
+
+
+def target_entropy(trainer: Trainer) -> float:
+    """H*: the same estimator as the controller's H_t, over several batches. Raises RuntimeError if it is not finite."""
+    p, c = trainer.parts, trainer.config
+    n = c.warmup.target_entropy_batches
+    if p.controller.first_term == "sft":
+        examples = p.data.demonstrations[: n * c.data.demonstrations_per_step]
+        batch, temperature = Batch.whole([p.sampler.chat.demonstration(e) for e in examples]), 1.0
+    else:
+        with trainer.awake():
+            groups = trainer.roll_out("target_entropy", 0, p.data.prompts[: n * c.data.prompts_per_step], 1)
+        batch, temperature = Batch.whole([s.sequence for g in groups for s in g.samples]), c.rollout.temperature
+    share = batch.select(share_of(batch, p.place.data_rank, p.place.data_size))
+    values = p.policy.entropies(share, temperature=temperature)
+    mean, _ = mean_and_std([v[torch.tensor(s.trained)] for v, s in zip(values, share.sequences, strict=True)])
+    if not math.isfinite(mean):
+        raise RuntimeError(f"the policy's entropy after warm-up is {mean}: warm-up has diverged (warmup.lr is {c.warmup.lr:g})")
+    return mean
+
+
+def _warm_up_critic(trainer: Trainer) -> None:
+    """The critic alone learns from rollouts of theta_0: the first advantages should mean something (Open-Reasoner-Zero)."""
+    p, c = trainer.parts, trainer.config
+    if p.critic is None or c.critic.warmup_steps == 0:
+        return
+    p.progress.start("critic warm-up", c.critic.warmup_steps)
+    set_schedule(p.critic.scheduler(c.critic.optim.lr, 0.0, c.critic.warmup_steps, 0.0, "constant"), 0)
+    for i in range(c.critic.warmup_steps):
+        with trainer.awake():
+            prompts = p.streams["prompts"].take(c.data.prompts_per_step)
+            groups = trainer.roll_out("critic", i, prompts, c.data.samples_per_prompt)
+        terms = [term for term in p.method.compose(0, groups, []) if "value" in term.needs]
+        metrics = rollout_metrics(groups) | trainer.update_critic([[trainer.ready(trainer.share(term)) for term in terms]])
+        trainer.log("warmup", c.warmup.steps + i, metrics, i)
+
+
+@torch.no_grad()
+def _copy_weights(source: ForwardModel, target: ForwardModel) -> None:
+    for a, b in zip(source.chunks, target.chunks, strict=True):
+        named = {name.removeprefix("module."): parameter for name, parameter in a.named_parameters()}
+        for name, parameter in b.named_parameters():
+            parameter.copy_(named[name.removeprefix("module.")])
