@@ -146,7 +146,7 @@ class Session:
         result = update_policy(self.policy, terms, weigh, self.timers, temperature=1.0, apart=apart)
         metrics = result.metrics | self.controller.metrics() | {"grad_norm/total": result.grad_norm}
         if apart is not None:
-            self.meta.keep(t, learning_rate, result)
+            metrics |= self.meta.keep(t, learning_rate, result)
         if estimate is not None:
             metrics |= {"meta/g_mu": estimate.value, "meta/dot": estimate.dot, "meta/grad_u_norm": estimate.grad_u_norm}
             metrics |= {"meta/direction_norm": estimate.direction_norm}
@@ -200,3 +200,42 @@ def resume_at_once(folder: str, case: Case, checkpoints: str) -> tuple[float, fl
     store = Checkpoints(Path(checkpoints), 2, session.place)
     store.load(store.newest_intact(), {"policy": session.policy, "critic": session.critic})
     return session.step(0)["grad_norm/total"], session.step(1)["grad_norm/total"]
+
+
+def kept_bytes(folder: str, case: Case) -> dict[str, float]:
+    """What is kept between two steps, and what is left of it after the meta-update."""
+    session = Session(folder, case)
+    logged = session.step(0)["memory/kept_difference"]
+    kept = session.meta.kept
+    shard = sum(p.numel() for p in session.policy.main_parameters())
+    dtypes = {str(d.dtype) for d in kept.direction}
+    session.step(1, keep=False)
+    whole = sum(p.numel() for chunk in session.policy.chunks for p in chunk.parameters())
+    return {"bytes": logged, "shard": shard, "model": whole, "dtypes": sorted(dtypes), "left": session.meta.kept is not None}
+
+
+def meta_gradient_of_equal_rewards(folder: str, case: Case, reward: float) -> tuple[float, float]:
+    """g_mu and |grad U| where every validation response earned the same."""
+    session = Session(folder, case)
+    session.step(0)
+    alike = [
+        replace(g, samples=tuple(replace(s, verdict=Verdict(reward, reward > 0)) for s in g.samples)) for g in rollouts(19)
+    ]
+    estimate = session.meta.estimate(alike, 1.0)
+    return estimate.value, estimate.grad_u_norm
+
+
+def without_demonstrations(folder: str, case: Case) -> dict[str, float]:
+    """A step whose batch has no demonstration."""
+    session = Session(folder, case)
+    terms = [session.share(sft_term([])), session.share(rl_term(rollouts(20), RLConfig(advantage="grpo"), 16))]
+
+    def weigh(first: dict) -> dict:
+        return session.controller.update(Observation(0, first, 3.5, None))
+
+    result = update_policy(session.policy, terms, weigh, session.timers, temperature=1.0, apart=session.meta.product)
+    return (
+        result.metrics
+        | session.controller.metrics()
+        | {"grad_norm/total": result.grad_norm, "kept": result.difference is not None}
+    )

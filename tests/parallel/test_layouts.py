@@ -81,6 +81,33 @@ def test_adam_preconditioner_and_trace_are_the_same_under_every_layout(folders, 
     assert_same(run_ranks(ranks, meta_steps.run, folders[False], case)[0], one_process(False, case))
 
 
+@pytest.mark.parametrize(
+    ("ranks", "case", "share"), [(1, Case(), 1), (2, Case(), 2), (2, Case(distributed_optimizer=False), 1)]
+)
+def test_one_shard_is_kept_in_fp32_for_one_step(folders, ranks, case, share):
+    for found in run_ranks(ranks, meta_steps.kept_bytes, folders[False], case):
+        assert found["bytes"] == 4 * found["shard"]
+        assert found["shard"] == pytest.approx(found["model"] / share, rel=0.1)
+        assert found["dtypes"] == ["torch.float32"]
+        assert not found["left"]
+
+
+@pytest.mark.parametrize("reward", [0.0, 1.0], ids=["none_correct", "all_correct"])
+@pytest.mark.parametrize("scale", ["raw", "cosine", "lr_free"])
+def test_equal_rewards_give_a_meta_gradient_of_zero(folders, scale, reward):
+    case = Case(meta=MetaGradientConfig(scale=scale, val_samples=2))
+    assert run_ranks(1, meta_steps.meta_gradient_of_equal_rewards, folders[False], case, reward) == [(0.0, 0.0)]
+
+
+def test_a_step_without_demonstrations_is_an_rl_step(folders):
+    for found in run_ranks(2, meta_steps.without_demonstrations, folders[False], Case(tensor=2)):
+        assert "loss/sft" not in found
+        assert found["mu"] == 0.5  # neither term had anything to say
+        assert found["loss/rl"] != 0.0
+        assert found["grad_norm/total"] > 0.0
+        assert not found["kept"]  # there is no difference to keep
+
+
 def test_losses_do_not_depend_on_the_micro_batch_size(folders, one_process):
     whole = run_ranks(1, meta_steps.run, folders[False], Case(micro_batch_size=64))[0]
     assert_same(run_ranks(1, meta_steps.run, folders[False], Case(micro_batch_size=1))[0], whole)
