@@ -146,7 +146,7 @@ class Session:
         result = update_policy(self.policy, terms, weigh, self.timers, temperature=1.0, apart=apart)
         metrics = result.metrics | self.controller.metrics() | {"grad_norm/total": result.grad_norm}
         if apart is not None:
-            metrics |= self.meta.keep(t, learning_rate, result)
+            self.kept_metrics = self.meta.keep(t, learning_rate, result)
         if estimate is not None:
             metrics |= {"meta/g_mu": estimate.value, "meta/dot": estimate.dot, "meta/grad_u_norm": estimate.grad_u_norm}
             metrics |= {"meta/direction_norm": estimate.direction_norm}
@@ -205,7 +205,8 @@ def resume_at_once(folder: str, case: Case, checkpoints: str) -> tuple[float, fl
 def kept_bytes(folder: str, case: Case) -> dict[str, float]:
     """What is kept between two steps, and what is left of it after the meta-update."""
     session = Session(folder, case)
-    logged = session.step(0)["memory/kept_difference"]
+    session.step(0)
+    logged = session.kept_metrics["memory/kept_difference"]
     kept = session.meta.kept
     shard = sum(p.numel() for p in session.policy.main_parameters())
     dtypes = {str(d.dtype) for d in kept.direction}

