@@ -20,7 +20,6 @@ from nemo_amft.models.hub_weights import load_hub_weights
 from nemo_amft.models.trainable import ForwardModel
 from nemo_amft.observe.files import write_atomically
 from nemo_amft.observe.progress import final_table
-from nemo_amft.observe.quiet import quiet_libraries
 from nemo_amft.observe.rollouts import RolloutWriter
 from nemo_amft.observe.timers import PhaseTimers
 from nemo_amft.parallel import failures, groups, platform
@@ -32,7 +31,6 @@ def evaluate_run(config: Config, checkpoint: str | None) -> int:
     if checkpoint is None:
         raise UserError("checkpoint: found nothing, expected checkpoint=PATH: a run directory, a checkpoint, or a hub model")
     config, weights = locate(config, checkpoint)
-    quiet_libraries()
     platform.install()
     run_dir, _ = prepare(config)
     if launcher.rank() == 0:

@@ -27,7 +27,6 @@ from nemo_amft.observe import figures
 from nemo_amft.observe.files import write_atomically
 from nemo_amft.observe.metrics import read_metrics
 from nemo_amft.observe.progress import final_table
-from nemo_amft.observe.quiet import quiet_libraries
 from nemo_amft.observe.summary import write_summary
 from nemo_amft.parallel import failures, groups, platform, random_state
 from nemo_amft.planning import batch_table
@@ -37,7 +36,6 @@ from nemo_amft.types import UserError
 def run(config: Config) -> int:
     """Train as `config` says. Returns the exit status: 0 when the run is finished, also when it was finished before."""
     started = time.monotonic()
-    quiet_libraries()
     platform.install()
     run_dir, loggers = prepare(config)
     finished = finished_run(run_dir, config)

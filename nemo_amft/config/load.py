@@ -18,6 +18,7 @@ from nemo_amft.config import command_line, launcher, rules
 from nemo_amft.config.command_line import CommandLine
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import resolved, validate
+from nemo_amft.observe.quiet import quiet_libraries
 from nemo_amft.types import UserError
 
 __all__ = ["load", "main", "resolved"]
@@ -38,6 +39,7 @@ def main(
     `check`: apply the rules (off for an entry point that reports broken rules itself).
     `nemo`: compose the final configuration by NeMo's hydra_runner (off for tools that must answer at once).
     """
+    quiet_libraries()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     module = _module(entry)
     if {"-h", "--help"} & set(arguments):

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
-
-_EXPECTED = (
-    r"(?s).*(Transformer Engine|Apex)",  # absent by design on CPU; `nemo_amft.doctor` says what is missing and what that costs
-    r"(?s).*megatron",
-    r"(?s).*barrier\(\)",
-    r"(?s).*_all_gather_base|.*_reduce_scatter_base",
-    r"(?s).*The \.grad attribute of a Tensor that is not a leaf",
-    r"(?s).*TypedStorage is deprecated",
-)
 
 
 def quiet_libraries() -> None:
-    """Silence warnings that are known and harmless; anything else still shows."""
-    for pattern in _EXPECTED:
-        warnings.filterwarnings("ignore", message=pattern)
+    """Silence notices that are known and harmless, before the libraries are imported. Whatever else is warned of still shows.
+
+    What is absent by design on a CPU (Transformer Engine, Apex), and what that costs, is said by `nemo_amft.doctor`.
+    """
+    # C++ notices, such as vLLM's on the memory of the node it runs on; read when torch is imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    for module in (r"megatron\.", r"lightning\.", r"torch\.distributed\."):
+        warnings.filterwarnings("ignore", module=module)
+    # Issued on behalf of the caller, so not to be told by their module.
+    for message in (r"(?s).*(Transformer Engine|Apex)", r"(?s).*\.grad attribute of a Tensor that is not a leaf"):
+        warnings.filterwarnings("ignore", message=message)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    for name in ("megatron.core", "nemo_logger", "lightning", "torch.distributed.checkpoint"):
+    for name in ("megatron.core", "nemo_logger", "lightning", "torch.distributed.checkpoint", "vllm"):
         logging.getLogger(name).setLevel(logging.ERROR)
