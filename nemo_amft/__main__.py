@@ -29,7 +29,7 @@ def main() -> None:
         print(f"nemo_amft: error: {command}: no such command; did you mean {near}?", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"nemo-amft {command}", *sys.argv[2:]]
-    importlib.import_module(f"nemo_amft.{command}").main()
+    sys.exit(importlib.import_module(f"nemo_amft.{command}").main())
 
 
 if __name__ == "__main__":

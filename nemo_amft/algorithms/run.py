@@ -53,7 +53,7 @@ def run(config: Config) -> int:
         data = on_main_first(place, lambda: load_data(config, task, chat))
         if place.is_main:
             write_atomically(run_dir / "config.yaml", yaml.safe_dump(resolved(config), sort_keys=False))
-            show_setup(config, data, chat)
+            show_setup(config, run_dir, data, chat)
         parts = build_parts(config, run_dir, place, loggers, hub, task, chat, data)
         Run(Trainer(parts), hub, started).complete()
         parts.engine.close()
@@ -61,8 +61,9 @@ def run(config: Config) -> int:
     return 0
 
 
-def show_setup(config: Config, data: RunData, chat: ChatTemplate) -> None:
+def show_setup(config: Config, run_dir: Path, data: RunData, chat: ChatTemplate) -> None:
     """The batch table, and two decoded examples of each stream: what goes in should be seen before it is computed on."""
+    print(f"configuration, resolved: {run_dir / 'config.yaml'}")
     print("\n".join(f"  {name:<36}{value}" for name, value in batch_table(config)))
     for name, examples in (("demonstration", data.demonstrations[:2]), ("prompt", data.prompts[:2])):
         for example in examples:

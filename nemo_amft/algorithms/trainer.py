@@ -35,8 +35,7 @@ MAX_SKIPPED_IN_A_ROW = 10
 
 
 class Trainer:
-    """Runs Algorithm 2 over its parts. Every rank runs the same code; all decisions come from numbers that are equal on all
-    ranks."""
+    """Runs Algorithm 2 over its parts. Every rank runs the same code; decisions come from numbers that all ranks share."""
 
     def __init__(self, parts: Parts):
         self.parts, self.config = parts, parts.config
@@ -56,7 +55,7 @@ class Trainer:
                 o.lr, o.min_lr, c.trainer.max_steps, o.lr_warmup_ratio, o.lr_decay_style
             )
 
-    # --- the main loop -------------------------------------------------------------------------------------------
+    # --- the main loop ----------------------------------------------------------------------------------------------------
 
     def train(self) -> Iterator[int]:
         """The main loop (Algorithm 2, lines 14-35). Yields after each step, for the caller to checkpoint."""
@@ -75,13 +74,14 @@ class Trainer:
     def train_step(self, t: int) -> dict[str, float]:
         """One pass of Algorithm 2's loop body."""
         p, c = self.parts, self.config
+        truncated = p.sampler.chat.num_truncated
         demonstrations = self.demonstrations(c.data.demonstrations_per_step)
         prompts = p.method.prompts(t, p.streams["prompts"].take(c.data.prompts_per_step))
         with self.awake():
             groups = self.roll_out("train", t, prompts, c.data.samples_per_prompt)
             meta_groups = self._meta_rollouts(t)
 
-        metrics = rollout_metrics(groups)
+        metrics = rollout_metrics(groups) | {"demonstrations/truncated": float(p.sampler.chat.num_truncated - truncated)}
         terms = p.method.compose(t, groups, demonstrations)
         meta = self._meta_gradient(t, meta_groups, metrics)
         learning_rate = set_schedule(self.schedule, t)
@@ -213,11 +213,10 @@ class Trainer:
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:
         """The engine is awake inside. On a GPU waking also brings it the policy's weights, so that is part of the sync."""
-        p = self.parts
-        with p.timers("sync"):
-            p.engine.wake()
+        with self.parts.timers("sync"):
+            self.parts.engine.wake()
         yield
-        p.engine.sleep()
+        self.parts.engine.sleep()
 
     def roll_out(self, stream: str, step: int, examples: list[Example], samples: int) -> list[Group]:
         r = self.config.rollout
