@@ -141,6 +141,11 @@ class TokenLoss(Protocol):
         """Names of the metrics it returns, known beforehand: ranks that see no output need them."""
         ...
 
+    @property
+    def entropy_gradient(self) -> bool:
+        """Whether the loss is differentiated through the entropies; they are constants to it otherwise."""
+        ...
+
     def __call__(
         self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: Mapping[str, Tensor], totals: Totals
     ) -> LossAndMetrics: ...

@@ -48,6 +48,7 @@ class SFTLoss:
     """Mean negative log-likelihood of the demonstrations' tokens (paper, Eq. 2), token mean over the global batch."""
 
     metrics = ("loss/sft", "entropy/sft")
+    entropy_gradient = False
 
     def __call__(
         self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals
@@ -72,6 +73,10 @@ class PolicyLoss:
     kl_coef: float = 0.0
     entropy_coef: float = 0.0
     importance_cap: float | None = None
+
+    @property
+    def entropy_gradient(self) -> bool:
+        return self.entropy_coef != 0.0
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -117,6 +122,7 @@ class UtilityLoss:
     """
 
     metrics = ("utility",)
+    entropy_gradient = False
 
     def __call__(
         self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals

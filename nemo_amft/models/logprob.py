@@ -57,7 +57,7 @@ class _LogProbAndEntropy(torch.autograd.Function):
             logits_CV.sub_(maximum_C[:, None])
             target_C = shard.pick_targets(logits_CV, chunk)
             exp_CV = logits_CV.exp()
-            sums_3C = torch.stack([target_C, exp_CV.sum(-1), exp_CV.mul_(logits_CV).sum(-1)])
+            sums_3C = torch.stack([target_C, exp_CV.sum(-1), torch.linalg.vecdot(exp_CV, logits_CV)])
             _all_reduce(sums_3C, dist.ReduceOp.SUM, tp_group)
             target_C, sum_C, weighted_C = sums_3C
             log_prob_T[chunk] = target_C - sum_C.log()
@@ -65,6 +65,7 @@ class _LogProbAndEntropy(torch.autograd.Function):
             log_sum_T[chunk] = sum_C.log() + maximum_C
         ctx.save_for_backward(hidden_TH, weight_VH, targets_T, log_sum_T, entropy_T)
         ctx.options = (vocab_size, chunk_tokens, temperature, tp_group)
+        ctx.set_materialize_grads(False)  # an entropy that nothing is differentiated through costs nothing in backward
         return log_prob_T, entropy_T
 
     @staticmethod
@@ -72,21 +73,26 @@ class _LogProbAndEntropy(torch.autograd.Function):
     def backward(ctx, grad_log_prob_T, grad_entropy_T):
         hidden_TH, weight_VH, targets_T, log_sum_T, entropy_T = ctx.saved_tensors
         vocab_size, chunk_tokens, temperature, tp_group = ctx.options
+        if grad_log_prob_T is None:
+            grad_log_prob_T = torch.zeros_like(log_sum_T)
         shard = _Shard.of(weight_VH, targets_T, vocab_size, temperature, tp_group)
         grad_hidden_TH = torch.empty_like(hidden_TH) if ctx.needs_input_grad[0] else None
         grad_weight_VH = torch.zeros_like(weight_VH, dtype=shard.dtype) if ctx.needs_input_grad[1] else None
         for chunk in _chunks(targets_T.numel(), chunk_tokens):
             # Of scaled logit j, y being the target: d log_prob is [j = y] - p_j, d entropy is -p_j (log p_j + entropy).
             log_p_CV = shard.logits(hidden_TH[chunk]).sub_(log_sum_T[chunk, None])
-            p_CV = log_p_CV.exp()
-            grad_CV = log_p_CV.add_(entropy_T[chunk, None]).mul_(grad_entropy_T[chunk, None]).add_(grad_log_prob_T[chunk, None])
-            grad_CV.mul_(p_CV).neg_()
+            if grad_entropy_T is None:
+                grad_CV = log_p_CV.exp_().mul_(-grad_log_prob_T[chunk, None])
+            else:
+                p_CV = log_p_CV.exp()
+                grad_CV = log_p_CV.add_(entropy_T[chunk, None]).mul_(grad_entropy_T[chunk, None])
+                grad_CV.add_(grad_log_prob_T[chunk, None]).mul_(p_CV).neg_()
             shard.add_at_targets(grad_CV, chunk, grad_log_prob_T[chunk])
-            grad_CV = grad_CV.div_(temperature).to(weight_VH.dtype)
+            grad_CV = shard.over_temperature(grad_CV).to(weight_VH.dtype)
             if grad_hidden_TH is not None:
                 torch.mm(grad_CV, shard.weight_VH, out=grad_hidden_TH[chunk])
             if grad_weight_VH is not None:
-                grad_weight_VH[: shard.num_rows] += grad_CV.t() @ hidden_TH[chunk]
+                _add_product(grad_weight_VH[: shard.num_rows], grad_CV.t(), hidden_TH[chunk])
         if grad_weight_VH is not None:
             grad_weight_VH = grad_weight_VH.to(weight_VH.dtype)
         return grad_hidden_TH, grad_weight_VH, None, None, None, None, None
@@ -117,7 +123,11 @@ class _Shard:
 
     def logits(self, hidden_CH: Tensor) -> Tensor:
         """Scaled logits (C, V) in fp32, newly allocated; the product itself is in the weight's dtype."""
-        return (hidden_CH @ self.weight_VH.t()).to(self.dtype).div_(self.temperature)
+        return self.over_temperature((hidden_CH @ self.weight_VH.t()).to(self.dtype))
+
+    def over_temperature(self, x_CV: Tensor) -> Tensor:
+        """In place."""
+        return x_CV if self.temperature == 1.0 else x_CV.div_(self.temperature)
 
     def pick_targets(self, logits_CV: Tensor, chunk: slice) -> Tensor:
         """The targets' entries (C,), 0 where another rank has the target."""
@@ -129,6 +139,14 @@ class _Shard:
         """Add grad_C (C,) to the targets' entries, in place."""
         if self.num_rows:
             grad_CV.scatter_add_(1, self.column_T[chunk, None], grad_C.where(self.is_mine_T[chunk], 0.0)[:, None])
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b; without a temporary where the dtypes allow."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 def _chunks(num_tokens: int, chunk_tokens: int) -> Iterator[slice]:

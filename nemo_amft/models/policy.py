@@ -21,12 +21,12 @@ class Policy(TrainableModel):
         def loss_fn(output: torch.Tensor, micro: MicroBatch):
             return loss(output[0], output[1], micro.mask, micro.extras, totals)
 
-        self.set_temperature(temperature)
+        self.set_pass(temperature, loss.entropy_gradient)
         parts = self.accumulate(self.micro_batches(share), policy_forward, loss_fn, weight, last)
         return reduce_sums(parts, loss.metrics, self.place)
 
     def entropies(self, share: Batch, *, temperature: float = 1.0) -> list[torch.Tensor]:
         """Entropy in nats of the distribution each trained token was predicted from, 0 elsewhere: one float32 [T] a
         sequence."""
-        self.set_temperature(temperature)
+        self.set_pass(temperature)
         return self.forward(share, policy_forward, lambda output: output[1])

@@ -34,6 +34,8 @@ class PolicyModel(GPTModel):
         self.true_vocab_size = true_vocab_size
         self.logprob_temperature = 1.0
         """Log-probs and entropies are of softmax(logits / logprob_temperature); set before a pass."""
+        self.entropy_gradient = True
+        """Whether entropies carry gradients; without, the backward pass of the output layer is cheaper. Set before a pass."""
         if self.post_process:
             # GPTModel takes no spec for its output layer; the class adds a method's worth of behaviour and no state of its own.
             self.output_layer.__class__ = LogProbOutputLayer
@@ -44,7 +46,12 @@ class PolicyModel(GPTModel):
         if labels is not None and self.post_process:
             weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
             return self.output_layer(
-                hidden_states, weight=weight, labels=labels, loss_mask=loss_mask, temperature=self.logprob_temperature
+                hidden_states,
+                weight=weight,
+                labels=labels,
+                loss_mask=loss_mask,
+                temperature=self.logprob_temperature,
+                entropy_gradient=self.entropy_gradient,
             )
         output = super()._postprocess(
             hidden_states=hidden_states,
@@ -81,6 +88,7 @@ class LogProbOutputLayer(ColumnParallelLinear):
         labels: Tensor | None = None,
         loss_mask: Tensor | None = None,
         temperature: float = 1.0,
+        entropy_gradient: bool = True,
     ):
         """ColumnParallelLinear's (logits, bias) without labels, else log-prob and entropy (2, B, S) from hidden (S, B, H)."""
         if labels is None:
@@ -102,5 +110,7 @@ class LogProbOutputLayer(ColumnParallelLinear):
             temperature=temperature,
             tp_group=self.tp_group,
         )
+        if not entropy_gradient:
+            entropy_T = entropy_T.detach()
         output_2BS = log_prob_T.new_zeros(2, *labels.shape)
         return output_2BS.masked_scatter(loss_mask, torch.stack([log_prob_T, entropy_T]))

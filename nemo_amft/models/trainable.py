@@ -68,17 +68,18 @@ class ForwardModel:
         values = unpad(micro, outputs, batch) if self.place.is_last_stage else []
         return broadcast_from_last_stage(values, [len(s.tokens) for s in batch.sequences], self.place)
 
-    def set_temperature(self, temperature: float) -> None:
-        """Temperature of the log-probs and entropies that a policy computes from here on."""
+    def set_pass(self, temperature: float, entropy_gradient: bool = False) -> None:
+        """Temperature of the log-probs and entropies computed from here on, and whether entropies carry gradients."""
         for chunk in self.chunks:
             module = chunk
             while hasattr(module, "module"):
                 module = module.module
             module.logprob_temperature = temperature
+            module.entropy_gradient = entropy_gradient
 
     def log_probs(self, share: Batch, *, temperature: float = 1.0) -> list[torch.Tensor]:
         """Log-prob of each trained token, 0 elsewhere: one float32 [T] a sequence."""
-        self.set_temperature(temperature)
+        self.set_pass(temperature)
         return self.forward(share, policy_forward, lambda output: output[0])
 
     def _train(self, on: bool) -> None:

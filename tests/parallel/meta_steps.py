@@ -240,3 +240,10 @@ def without_demonstrations(folder: str, case: Case) -> dict[str, float]:
         | session.controller.metrics()
         | {"grad_norm/total": result.grad_norm, "kept": result.difference is not None}
     )
+
+
+def rl_gradient_norm(folder: str, case: Case, entropy_coef: float) -> float:
+    """Norm of the RL term's gradient."""
+    session = Session(folder, case)
+    term = session.share(rl_term(rollouts(20), RLConfig(advantage="dr_grpo", entropy_coef=entropy_coef), 16))
+    return update_policy(session.policy, [term], lambda _: {}, session.timers, temperature=1.0).grad_norm

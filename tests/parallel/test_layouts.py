@@ -116,6 +116,12 @@ def test_a_step_without_demonstrations_is_an_rl_step(folders):
         assert not found["kept"]  # there is no difference to keep
 
 
+def test_an_entropy_bonus_changes_the_gradient(folders):
+    """Entropies carry gradients only for losses that say so; this one does."""
+    plain, bonus = (run_ranks(1, meta_steps.rl_gradient_norm, folders[False], Case(), coef)[0] for coef in (0.0, 0.5))
+    assert abs(bonus - plain) > 1e-3 * plain
+
+
 def test_losses_do_not_depend_on_the_micro_batch_size(folders, one_process):
     whole = run_ranks(1, meta_steps.run, folders[False], Case(micro_batch_size=64))[0]
     assert_same(run_ranks(1, meta_steps.run, folders[False], Case(micro_batch_size=1))[0], whole)
