@@ -8,8 +8,13 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from nemo_amft.observe.quiet import quiet_libraries
 from nemo_amft.types import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def from_gguf(source: str, out: Path) -> None:
@@ -37,8 +42,10 @@ def from_gguf(source: str, out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
-def export_checkpoint(checkpoint: Path, out: Path) -> None:
+def export_checkpoint(checkpoint: Path, out: Path) -> float:
     """Write the policy of a training checkpoint as a hub folder. One process reads what any layout wrote.
+
+    Returns the largest difference between the logits of Megatron's model and of `out` in transformers, on a few random tokens.
 
     Raises:
         UserError: `checkpoint` is neither a run directory with an intact checkpoint nor such a checkpoint itself.
@@ -48,6 +55,22 @@ def export_checkpoint(checkpoint: Path, out: Path) -> None:
 
     chunks, hub = load_policy_alone(checkpoint)
     save_hub_model(chunks, hub.config, hub.tokenizer, out)
+    return _logits_difference(chunks[0], out)
+
+
+def _logits_difference(chunk: torch.nn.Module, folder: Path) -> float:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from nemo_amft.parallel import platform
+
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(platform.device())
+    tokens = torch.randint(theirs.config.vocab_size, (2, 16), generator=torch.Generator().manual_seed(0)).to(platform.device())
+    positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    with torch.no_grad(), platform.megatron():
+        ours = chunk.eval()(tokens, positions, None)
+    with torch.no_grad():
+        return float((ours.float() - theirs(tokens).logits.float()).abs().max())
 
 
 def _gguf_file(source: str, scratch: Path) -> Path:
@@ -80,11 +103,13 @@ def main(arguments: list[str] | None = None) -> None:
     export.add_argument("checkpoint", type=Path, help="checkpoints/step_N of a run directory")
     export.add_argument("out", type=Path, help="hub folder to write")
     options = parser.parse_args(arguments)
+    quiet_libraries()
     try:
         if options.command == "gguf":
             from_gguf(options.source, options.out)
         else:
-            export_checkpoint(options.checkpoint, options.out)
+            difference = export_checkpoint(options.checkpoint, options.out)
+            print(f"{options.out}: logits in transformers differ from Megatron's by at most {difference:.1e}")
     except UserError as error:
         print(f"nemo_amft: error: {error}", file=sys.stderr)
         sys.exit(2)
