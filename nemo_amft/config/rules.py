@@ -191,6 +191,11 @@ def _batches(config: Config) -> Iterator[str]:
                 f"data.prompts_per_step * data.samples_per_prompt: found {sequences}, expected a multiple of "
                 f"data-parallel size * updates, {ranks} * {updates} = {ranks * updates}"
             )
+        if data.demonstrations_per_step < updates:
+            yield (
+                f"data.demonstrations_per_step: found {data.demonstrations_per_step}, "
+                f"expected at least one for each of the step's {updates} updates"
+            )
     advantage = lookup(config, "method.rl.advantage")
     if advantage in _GROUP_ADVANTAGES and data.samples_per_prompt < 2:
         yield (

@@ -160,6 +160,8 @@ def test_a_mistake_is_one_line_that_names_the_key(changes, message):
          "data.samples_per_prompt: found 1, expected at least 2: grpo compares the responses to one prompt"),
         ({"method__rl__updates_per_rollout_batch": 3},
          "method.rl.updates_per_rollout_batch: found 3, expected a divisor of data.prompts_per_step, 128"),
+        ({"method__rl__updates_per_rollout_batch": 2, "data__demonstrations_per_step": 1},
+         "data.demonstrations_per_step: found 1, expected at least one for each of the step's 2 updates"),
         ({"data__train": "no/such/file.parquet"},
          "data.train: expected a hub id or a file, found 'no/such/file.parquet', which does not exist"),
         ({"model__transformer_impl": "transformer_engine"},
