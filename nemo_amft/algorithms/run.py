@@ -93,9 +93,8 @@ class Run:
 
     def complete(self) -> None:
         """All steps that are left, then export and summary."""
-        c, progress = self.parts.config, self.trainer.progress
-        resumed = self.resume()
-        progress = self.trainer.progress
+        c, resumed = self.parts.config, self.resume()
+        progress = self.trainer.progress  # after the resume, which replaces it
         # A resumed run that is past warm-up stays past it, also where warmup.steps was raised meanwhile.
         for w in warm_up(self.trainer) if progress.target_entropy is None else ():
             if c.checkpoint.every and (w + 1) % c.checkpoint.every == 0 and w + 1 < c.warmup.steps:

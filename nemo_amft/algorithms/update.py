@@ -26,7 +26,7 @@ class UpdateResult:
     metrics: dict[str, float] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     difference: Shards | None = None
-    """g_first - g_second of this update's parameters, if it was asked for."""
+    """g_SFT - g_RL of this update, whichever ran first, if it was asked for."""
     clipped: Shards | None = None
     """The gradient the optimiser took; valid until the buffer is emptied."""
     grad_norm: float = 0.0
@@ -74,9 +74,10 @@ def update_policy(
     with timers("optimizer"):
         policy.finish_gradients()
         gradients = policy.main_gradients()
-        if not rest:
+        alone = 1.0 if rest else result.weights.get(first.name, 1.0)
+        if alone != 1.0:  # warm-up's is 1: no pass over the gradients for that
             for gradient in gradients:
-                gradient.mul_(result.weights.get(first.name, 1.0))
+                gradient.mul_(alone)
         if kept is not None and apart is not None:
             result.metrics |= _compare(apart, {first.name: kept, rest[0].name: gradients})
             result.difference = split_gradients(kept, gradients, result.weights[first.name])
