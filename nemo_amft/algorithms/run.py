@@ -144,8 +144,7 @@ class Run:
         self.trainer.load_state_dict(state)
         if rank_state is not None:
             random_state.set_state(rank_state["random"])
-            if rank_state["kept"] is not None and self.trainer.meta is not None:
-                self.trainer.meta.kept = KeptDifference(**rank_state["kept"])
+            self._restore_kept(rank_state["kept"])
         elif p.place.is_main:
             p.progress.message(
                 f"{path} was written on another layout: random generators start anew, the kept difference is lost"
@@ -161,7 +160,10 @@ class Run:
     def _restore_kept(self, kept: dict[str, Any] | None) -> None:
         """Take up the kept difference, if it fits this rank's shards: overlap_grad_reduce, for one, cuts them differently."""
         shapes = [parameter.shape for parameter in self.parts.policy.main_parameters()]
-        if kept is None or self.trainer.meta is None or [d.shape for d in kept["direction"]] != shapes:
+        if kept is None or self.trainer.meta is None:
+            return
+        if [d.shape for d in kept["direction"]] != shapes:
+            self.parts.progress.message("the optimiser's shards differ from the checkpoint's: the kept difference is lost")
             return
         direction = [d.to(platform.device()) for d in kept["direction"]]
         self.trainer.meta.kept = KeptDifference(**{**kept, "direction": direction})

@@ -14,13 +14,13 @@ _RANGES: list[tuple[str, Callable[[float], bool], str]] = [
         """
         trainer.num_nodes trainer.devices trainer.max_steps trainer.log_every
         model.tensor_model_parallel_size model.pipeline_model_parallel_size model.virtual_pipeline_model_parallel_size
-        model.context_parallel_size model.expert_model_parallel_size model.micro_batch_size model.recompute_num_layers
-        model.logprob_chunk_tokens model.scratch.hidden_size model.scratch.intermediate_size model.scratch.num_hidden_layers
+        model.context_parallel_size model.expert_model_parallel_size model.micro_batch_size model.micro_batch_tokens
+        model.recompute_num_layers model.logprob_chunk_tokens model.scratch.hidden_size model.scratch.intermediate_size model.scratch.num_hidden_layers
         model.scratch.num_attention_heads model.scratch.num_key_value_heads model.scratch.max_position_embeddings
         warmup.demonstrations_per_step warmup.target_entropy_batches
         data.prompts_per_step data.samples_per_prompt data.demonstrations_per_step data.validation_size
         data.max_prompt_tokens data.max_demonstration_tokens
-        rollout.max_new_tokens rollout.tensor_model_parallel_size rollout.max_num_seqs
+        rollout.max_new_tokens rollout.tensor_model_parallel_size rollout.max_num_seqs rollout.sync_bucket_mb
         reward.workers reward.memory_mb validation.prompts validation.samples validation.final_prompts checkpoint.keep
         controller.meta_every controller.meta_gradient.val_prompts method.rl.updates_per_rollout_batch
         """,
@@ -39,12 +39,12 @@ _RANGES: list[tuple[str, Callable[[float], bool], str]] = [
     (
         "more than 0",
         lambda value: value > 0,
-        "rollout.temperature trainer.phase_timeout_s reward.timeout_s method.rl.importance_cap",
+        "rollout.temperature trainer.phase_timeout_s trainer.peak_tflops reward.timeout_s method.rl.importance_cap",
     ),
     (
         "more than 0 and at most 1",
         lambda value: 0 < value <= 1,
-        "rollout.top_p rollout.gpu_memory_utilization",
+        "rollout.top_p rollout.gpu_memory_utilization optim.optimizer_offload_fraction critic.optim.optimizer_offload_fraction",
     ),
     (
         "a number from 0 to 1",

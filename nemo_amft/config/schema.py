@@ -26,6 +26,8 @@ class TrainerConfig:
     """Steps between lines on the terminal where it is no TTY (metrics.jsonl always has every step)."""
     phase_timeout_s: float = 3600.0
     """A phase of a step that lasts longer than this dumps every thread's stack and ends the job."""
+    peak_tflops: float | None = None
+    """Matrix-product peak of a process's device, for perf/mfu. null: a GPU's data sheet; on a CPU measured at the start."""
     save_rollouts: int = 16
     """Sampled responses a step written to rollouts/ (0: none, -1: all)."""
 
@@ -83,7 +85,12 @@ class ModelConfig:
     sequence_parallel: bool = False
     """Split activations outside attention and MLP over the tensor-parallel ranks."""
     micro_batch_size: int = 8
-    """Sequences a forward pass."""
+    """Sequences a forward pass, where `micro_batch_tokens` is null."""
+    micro_batch_tokens: int | None = None
+    """Token budget of a forward pass: it takes as many sequences of similar length as fit, a longer one alone."""
+    sequence_packing: bool | None = None
+    """Lay the sequences of a forward pass end to end instead of padding them. null: with Transformer Engine, whose attention
+    wants it so; elsewhere padding to the longest of similar lengths costs less."""
     recompute_granularity: Literal["full", "selective"] | None = None
     """Activation recomputation, by Megatron's names."""
     recompute_method: Literal["uniform", "block"] | None = None
@@ -120,6 +127,10 @@ class OptimConfig:
     """Reduce gradients while the backward pass still runs."""
     overlap_param_gather: bool = False
     """Gather updated parameters while the next forward pass runs."""
+    optimizer_cpu_offload: bool = False
+    """Keep optimiser state in host memory and update it there (needs a GPU to be worth anything)."""
+    optimizer_offload_fraction: float = 1.0
+    """Share of the optimiser state that is kept in host memory."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +209,8 @@ class RolloutConfig:
     """Share of GPU memory an engine may take while it is awake."""
     enforce_eager: bool = True
     """No CUDA graphs: slower decoding, faster start."""
+    sync_bucket_mb: int = 256
+    """Most MiB of the policy that are gathered at one time for the engine: what a weight sync takes on top of both models."""
     probe_tolerance: float = 0.02
     """Largest mean absolute difference of log-probs between engine and trainer that the probe after a sync accepts."""
 
