@@ -15,7 +15,8 @@ _RANGES: list[tuple[str, Callable[[float], bool], str]] = [
         trainer.num_nodes trainer.devices trainer.max_steps trainer.log_every
         model.tensor_model_parallel_size model.pipeline_model_parallel_size model.virtual_pipeline_model_parallel_size
         model.context_parallel_size model.expert_model_parallel_size model.micro_batch_size model.micro_batch_tokens
-        model.recompute_num_layers model.logprob_chunk_tokens model.scratch.hidden_size model.scratch.intermediate_size model.scratch.num_hidden_layers
+        model.recompute_num_layers model.logprob_chunk_tokens model.scratch.hidden_size
+        model.scratch.intermediate_size model.scratch.num_hidden_layers
         model.scratch.num_attention_heads model.scratch.num_key_value_heads model.scratch.max_position_embeddings
         warmup.demonstrations_per_step warmup.target_entropy_batches
         data.prompts_per_step data.samples_per_prompt data.demonstrations_per_step data.validation_size
