@@ -60,6 +60,7 @@ def update_policy(
             sums = policy.accumulate_term(
                 term.batch, term.loss, weight, temperature=temperature if term.on_policy else 1.0, last=last
             )
+        sums[f"padding/{term.name}"] = sums.pop("padding")
         result.metrics |= means(sums)
 
     policy.zero_gradients()

@@ -79,6 +79,8 @@ def _layout(config: Config) -> Iterator[str]:
         )
     if model.expert_model_parallel_size > 1:
         yield f"model.expert_model_parallel_size: found {model.expert_model_parallel_size}, expected 1: only dense models here"
+    if cp > 1 and model.sequence_packing is False:
+        yield f"model.sequence_packing: found false with model.context_parallel_size {cp}, which deals out packed sequences"
     if model.sequence_parallel and tp == 1:
         yield "model.sequence_parallel: found true with model.tensor_model_parallel_size 1, expected 2 or more"
 
@@ -245,8 +247,6 @@ def _plugins(config: Config) -> Iterator[str]:
 
 def _transformer_engine(config: Config) -> Iterator[str]:
     model = config.model
-    if model.context_parallel_size > 1:
-        yield f"model.context_parallel_size: found {model.context_parallel_size}, expected 1: not supported yet"
     if model.transformer_impl != "transformer_engine":
         return
     wanted = "model.transformer_impl: found transformer_engine"

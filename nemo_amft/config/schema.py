@@ -79,7 +79,7 @@ class ModelConfig:
     virtual_pipeline_model_parallel_size: int | None = None
     """Chunks of layers a pipeline rank holds (interleaved schedule)."""
     context_parallel_size: int = 1
-    """Ranks that share each sequence. Not supported yet, so 1."""
+    """Ranks that share each sequence. Meant for Transformer Engine; the local attention gathers all keys, which is slow."""
     expert_model_parallel_size: int = 1
     """Ranks that share experts. Only dense models are supported, so 1."""
     sequence_parallel: bool = False
@@ -261,6 +261,9 @@ class ExpManagerConfig:
     """The run directory itself, instead of exp_dir/name."""
     resume_if_exists: bool = True
     """Continue from the newest intact checkpoint in the run directory."""
+    max_time_per_run: str | None = None
+    """Save and stop (exit status 75) at the first step boundary after this time since the start of the Slurm job, or of the
+    process: days:hours:minutes:seconds, such as 00:03:45:00."""
     create_tensorboard_logger: bool = True
     """Write TensorBoard event files."""
     create_wandb_logger: bool = False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+from nemo_amft.data.packing import Packing, pack, padded_lengths
 from nemo_amft.types import TokenSequence
 
 
@@ -47,15 +49,17 @@ class Batch:
 
 
 def balanced_shares(lengths: Sequence[int], shares: int) -> list[list[int]]:
-    """Deal sequences to `shares` ranks: equal numbers (to one) and nearly equal tokens. Returns indices a share, ascending.
+    """Deal sequences to `shares` ranks with nearly equal tokens. Returns indices a share, ascending.
 
-    Longest first, there and back (0 1 2 2 1 0 ...), so that no rank gets all the long ones.
+    Longest first, each to the share that has the fewest tokens so far (of equal ones, the fewest sequences): no share has more
+    than the mean and one sequence.
     """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     dealt: list[list[int]] = [[] for _ in range(shares)]
-    for position, index in enumerate(order):
-        lap, seat = divmod(position, shares)
-        dealt[seat if lap % 2 == 0 else shares - 1 - seat].append(index)
+    heap = [(0, 0, share) for share in range(shares)]
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        tokens, count, share = heapq.heappop(heap)
+        dealt[share].append(index)
+        heapq.heappush(heap, (tokens + lengths[index], count + 1, share))
     return [sorted(share) for share in dealt]
 
 
@@ -76,37 +80,87 @@ class MicroBatch:
     extras: dict[str, torch.Tensor]
     indices: list[int]
     """Which of the share's sequences these are; empty for a filler that keeps pipelines in step."""
+    num_real: int = 0
+    """Positions that hold a token of the batch."""
+    packing: Packing | None = None
+    """How the model sees the sequences laid end to end; None: padded. Losses always see [B, S]."""
 
     @property
     def position_ids(self) -> torch.Tensor:
         return torch.arange(self.tokens.shape[1], device=self.tokens.device).expand_as(self.tokens)
 
+    @property
+    def num_positions(self) -> int:
+        """Positions that the model computes, padding included, on all context-parallel ranks together."""
+        return self.tokens.numel() if self.packing is None else self.packing.all_slots.numel()
 
-def micro_batches(
-    batch: Batch, size: int, device: torch.device, *, length_multiple: int = 1, count_multiple: int = 1
-) -> list[MicroBatch]:
-    """Cut a share into padded micro-batches of up to `size` sequences, similar lengths together.
+    @property
+    def padding(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(positions that hold no token of the batch, all positions) as a metric."""
+        numbers = torch.tensor([self.num_positions - self.num_real, self.num_positions], device=self.mask.device)
+        return numbers[0], numbers[1]
 
-    At least one micro-batch comes out, and a multiple of `count_multiple` of them (interleaved pipelines want that): fillers
-    have no trained token, so they add an exact zero. Sequence lengths are rounded up to `length_multiple` (sequence parallelism
-    splits them).
+
+@dataclass(frozen=True)
+class Cut:
+    """How a share is cut into micro-batches.
+
+    A filler sequence (no trained token, so it adds an exact zero) makes up the numbers where there are too few.
     """
-    order = sorted(range(len(batch.sequences)), key=lambda i: (len(batch.sequences[i].tokens), i))
-    groups = [order[i : i + size] for i in range(0, len(order), size)]
-    groups += [[]] * (-len(groups) % count_multiple or (0 if groups else count_multiple))
-    return [_pad(batch, group, device, length_multiple) for group in groups]
+
+    size: int = 8
+    """Sequences of a micro-batch, where `tokens` is None."""
+    tokens: int | None = None
+    """Positions of a micro-batch, padding included: it takes as many sequences as fit, a longer one alone."""
+    packed: bool = False
+    """Lay sequences end to end instead of padding them to the longest."""
+    length_multiple: int = 1
+    """Positions are rounded up to it (sequence parallelism splits them)."""
+    count_multiple: int = 1
+    """Micro-batches come in multiples of it (interleaved pipelines want that)."""
+    context_rank: int = 0
+    context_size: int = 1
+    """Ranks that share each sequence; more than one needs `packed`."""
 
 
-def _pad(batch: Batch, indices: list[int], device: torch.device, multiple: int) -> MicroBatch:
+def micro_batches(batch: Batch, cut: Cut, device: torch.device) -> list[MicroBatch]:
+    """Cut a share into micro-batches, similar lengths together. At least one comes out."""
+    groups = _groups([max(len(s.tokens) - 1, 1) for s in batch.sequences], cut)
+    groups += [[]] * (-len(groups) % cut.count_multiple or (0 if groups else cut.count_multiple))
+    return [_micro_batch(batch, group, cut, device) for group in groups]
+
+
+def _groups(lengths: Sequence[int], cut: Cut) -> list[list[int]]:
+    """Indices of the sequences of each micro-batch, by ascending length."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    if cut.tokens is None:
+        return [order[i : i + cut.size] for i in range(0, len(order), cut.size)]
+    groups: list[list[int]] = []
+    total = 0
+    for i in order:
+        # Ascending, so the newcomer is the longest and sets the width of a padded micro-batch.
+        after = total + lengths[i] if cut.packed else (len(groups[-1]) + 1 if groups else 1) * lengths[i]
+        if not groups or after > cut.tokens:
+            groups.append([])
+            after = lengths[i]
+        groups[-1].append(i)
+        total = after
+    return groups
+
+
+def _micro_batch(batch: Batch, indices: list[int], cut: Cut, device: torch.device) -> MicroBatch:
     rows = [batch.sequences[i] for i in indices]
     # The last token is predicted but predicts nothing, so positions are one fewer than tokens.
-    length = max((len(row.tokens) - 1 for row in rows), default=1)
-    length = max(-(-length // multiple) * multiple, multiple)
-    count = max(len(rows), 1)
-    tokens = torch.zeros(count, length, dtype=torch.int64)
-    labels = torch.zeros(count, length, dtype=torch.int64)
-    mask = torch.zeros(count, length, dtype=torch.bool)
-    extras = {name: torch.zeros(count, length) for name in batch.per_token}
+    lengths = [max(len(row.tokens) - 1, 1) for row in rows] or [1]
+    if cut.packed:
+        lengths = padded_lengths(lengths, cut.context_size, cut.length_multiple)
+        count, width = len(lengths), max(lengths)
+    else:
+        count, width = len(lengths), -(-max(lengths) // cut.length_multiple) * cut.length_multiple
+    tokens = torch.zeros(count, width, dtype=torch.int64)
+    labels = torch.zeros(count, width, dtype=torch.int64)
+    mask = torch.zeros(count, width, dtype=torch.bool)
+    extras = {name: torch.zeros(count, width) for name in batch.per_token}
     for b, (index, row) in enumerate(zip(indices, rows, strict=True)):
         ids, n = torch.tensor(row.tokens), len(row.tokens) - 1
         tokens[b, :n], labels[b, :n], mask[b, :n] = ids[:-1], ids[1:], torch.tensor(row.trained[1:])
@@ -120,6 +174,8 @@ def _pad(batch: Batch, indices: list[int], device: torch.device, multiple: int) 
         mask.to(device),
         {name: values.to(device) for name, values in extras.items()},
         indices,
+        sum(len(row.tokens) - 1 for row in rows),
+        pack(lengths, cut.context_rank, cut.context_size, device) if cut.packed else None,
     )
 
 

@@ -1,7 +1,8 @@
 """Core attention for the local layer spec, on torch's fused scaled-dot-product attention.
 
 Megatron-Core's unfused DotProductAttention writes out all scores (B, heads, T, T) and needs a mask tensor from the caller.
-This one does neither: sequences are right-padded, so causality alone keeps padding out of every real token's view.
+This one does neither: sequences are right-padded, so causality alone keeps padding out of every real token's view. Packed
+sequences are padded for the attention alone; of similar lengths, that costs less than attending to each by itself.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from nemo_amft.data.packing import Packing
+from nemo_amft.models.packing import PackedSequences
 
 
 class CoreAttention(torch.nn.Module):
@@ -30,10 +35,10 @@ class CoreAttention(torch.nn.Module):
         pg_collection: ProcessGroupCollection | None = None,
     ):
         super().__init__()
-        assert config.context_parallel_size == 1, "context parallelism needs Transformer Engine's attention"
         assert config.attention_dropout == 0.0, config.attention_dropout
         assert (attention_type, attn_mask_type) == ("self", AttnMaskType.causal), (attention_type, attn_mask_type)
         self.softmax_scale = softmax_scale
+        self.cp_group = pg_collection.cp if config.context_parallel_size > 1 else None
 
     def forward(
         self,
@@ -48,23 +53,41 @@ class CoreAttention(torch.nn.Module):
         """Attend.
 
         Args:
-            query: (Tq, B, heads, head_dim); (T, heads, head_dim) if packed.
-            key, value: (Tk, B, groups, head_dim); (T, groups, head_dim) if packed. Tk exceeds Tq when Megatron's static
-                inference context has prepended its cache: the queries are then the last Tq positions.
+            query: (Tq, B, heads, head_dim); B is 1 if packed.
+            key, value: (Tk, B, groups, head_dim). Tk exceeds Tq when Megatron's static inference context has prepended its
+                cache: the queries are then the last Tq positions.
             attention_mask: None for causal attention; else Megatron's boolean (B or 1, 1, Tq, Tk), True where hidden, which
                 replaces causality. Decoding prompts of unequal length needs one.
             attn_mask_type: not needed: causality follows from Tq and Tk alone.
-            packed_seq_params: sequences laid end to end (thd); each attends to itself only.
+            packed_seq_params: a `PackedSequences`: sequences laid end to end, each attends to itself only.
 
         Returns:
-            (Tq, B, heads * head_dim); (T, heads * head_dim) if packed.
+            (Tq, B, heads * head_dim).
         """
         assert attention_bias is None, "attention bias is not supported"
         if packed_seq_params is not None:
-            ends = packed_seq_params.cu_seqlens_q[1:-1].tolist()
-            pieces = [x.tensor_split(ends) for x in (query, key, value)]
-            return torch.cat([self._attend(*(x[:, None] for x in piece), None) for piece in zip(*pieces, strict=True)])[:, 0]
+            assert isinstance(packed_seq_params, PackedSequences)
+            return self._attend_packed(query, key, value, packed_seq_params.packing)
         return self._attend(query, key, value, attention_mask)
+
+    def _attend_packed(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
+        """(P / C, 1, heads, d) and twice (P / C, 1, groups, d) to (P / C, 1, heads * d), C context-parallel ranks.
+
+        Every rank gathers all keys and values: simple, exact, and meant for tests of context parallelism on a CPU. Where speed
+        counts Transformer Engine passes them around a ring.
+        """
+        if self.cp_group is not None:
+            key, value = (gather_from_sequence_parallel_region(x, group=self.cp_group) for x in (key, value))
+        batch, width = packing.shape
+
+        def padded(x: Tensor, slots: Tensor) -> Tensor:
+            rows = x.new_zeros(batch * width, *x.shape[2:]).index_copy(0, slots, x[:, 0])
+            return rows.view(batch, width, *x.shape[2:]).transpose(0, 1)
+
+        context = self._attend(
+            padded(query, packing.slots), padded(key, packing.all_slots), padded(value, packing.all_slots), None
+        )
+        return context.transpose(0, 1).flatten(0, 1)[packing.slots][:, None]
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, hidden_mask: Tensor | None) -> Tensor:
         """(Tq, B, heads, d) and twice (Tk, B, groups, d) to (Tq, B, heads * d)."""

@@ -58,15 +58,20 @@ def uses_transformer_engine(model: ModelConfig) -> bool:
     """Whether layers come from Transformer Engine.
 
     Raises:
-        UserError: it is asked for, or context parallelism needs it, and there is no GPU or no package.
+        UserError: it is asked for and there is no GPU or no package.
     """
     available = platform.is_gpu() and importlib.util.find_spec("transformer_engine") is not None
     if model.transformer_impl == "transformer_engine" and not available:
         raise UserError("model.transformer_impl=transformer_engine needs a GPU and the transformer_engine package")
     chosen = available and model.transformer_impl != "local"
-    if model.context_parallel_size > 1 and not chosen:
-        raise UserError(f"model.context_parallel_size={model.context_parallel_size} needs Transformer Engine, so a GPU")
     return chosen
+
+
+def uses_packing(model: ModelConfig) -> bool:
+    """Whether sequences are laid end to end. Context parallelism needs it: it deals pieces of each sequence to ranks."""
+    if model.context_parallel_size > 1:
+        return True
+    return uses_transformer_engine(model) if model.sequence_packing is None else model.sequence_packing
 
 
 def transformer_config(hub_config: PreTrainedConfig, model: ModelConfig, precision: Precision) -> TransformerConfig:
@@ -112,6 +117,7 @@ def transformer_config(hub_config: PreTrainedConfig, model: ModelConfig, precisi
         recompute_method=model.recompute_method,
         recompute_num_layers=model.recompute_num_layers,
         calculate_per_token_loss=True,  # losses are (sum, count) and divided once, by the trainer
+        transformer_impl="transformer_engine" if with_engine else "local",
         # kernels: fusions where their CUDA extension or compiler is there
         bias_activation_fusion=platform.is_gpu(),
         bias_dropout_fusion=platform.is_gpu(),

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from nemo_amft.data.batching import Batch, MicroBatch
-from nemo_amft.models.trainable import TrainableModel
+from nemo_amft.models.trainable import TrainableModel, call_model
 from nemo_amft.parallel import platform
 from nemo_amft.parallel.reductions import Sums, reduce_sums
 from nemo_amft.types import CriticLoss, Totals
 
 
 def _forward(model: Any, micro: MicroBatch) -> torch.Tensor:
-    return model(micro.tokens, micro.position_ids, None)
+    return call_model(model, micro)
 
 
 class Critic(TrainableModel):
@@ -36,7 +36,7 @@ class Critic(TrainableModel):
         parts = self.accumulate(self.micro_batches(share), _forward, loss_fn, 1.0, last=True)
         self.finish_gradients()
         norm = self.step()
-        return reduce_sums(parts, loss.metrics, self.place), norm
+        return reduce_sums(parts, (*loss.metrics, "padding"), self.place), norm
 
     @torch.no_grad()
     def copy_body_from(self, policy: TrainableModel) -> None:

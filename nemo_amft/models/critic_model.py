@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import torch
-from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from nemo_amft.models.packing import PackedModel, over_context_ranks
 from nemo_amft.parallel import platform
 
 
-class ValueModel(GPTModel):
-    """One pipeline chunk of the critic. The last stage returns values (B, S) in float32; other arguments are GPTModel's."""
+class ValueModel(PackedModel):
+    """One pipeline chunk of the critic. The last stage returns values (B, S) in float32, also of packed sequences; other
+    arguments are GPTModel's."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -20,8 +21,15 @@ class ValueModel(GPTModel):
         if self.post_process:
             self.output_layer = ValueHead(self.config, self.tp_group)
 
-    def _postprocess(self, *, hidden_states, **_unused) -> Tensor:
-        return self.output_layer(hidden_states) if self.post_process else hidden_states
+    def _postprocess(self, *, hidden_states, packed_seq_params=None, **_unused) -> Tensor:
+        if not self.post_process:
+            return hidden_states
+        values = self.output_layer(hidden_states)
+        if packed_seq_params is None:
+            return values
+        packing = packed_seq_params.packing
+        values = values.new_zeros(packing.shape).flatten().index_copy(0, packing.slots, values[0]).view(packing.shape)
+        return over_context_ranks(values, self.pg_collection.cp)
 
 
 class ValueHead(torch.nn.Module):

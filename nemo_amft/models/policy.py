@@ -23,7 +23,7 @@ class Policy(TrainableModel):
 
         self.set_pass(temperature, loss.entropy_gradient)
         parts = self.accumulate(self.micro_batches(share), policy_forward, loss_fn, weight, last)
-        return reduce_sums(parts, loss.metrics, self.place)
+        return reduce_sums(parts, (*loss.metrics, "padding"), self.place)
 
     def entropies(self, share: Batch, *, temperature: float = 1.0) -> list[torch.Tensor]:
         """Entropy in nats of the distribution each trained token was predicted from, 0 elsewhere: one float32 [T] a

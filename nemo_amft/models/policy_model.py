@@ -6,7 +6,6 @@ Shapes: B sequences, S positions, T trained positions of the micro-batch, H hidd
 from __future__ import annotations
 
 import torch
-from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import (
     ColumnParallelLinear,
     copy_to_tensor_model_parallel_region,
@@ -14,10 +13,12 @@ from megatron.core.tensor_parallel import (
 )
 from torch import Tensor
 
+from nemo_amft.data.packing import Packing
 from nemo_amft.models.logprob import vocab_parallel_log_prob_and_entropy
+from nemo_amft.models.packing import PackedModel, over_context_ranks, rows_and_slots
 
 
-class PolicyModel(GPTModel):
+class PolicyModel(PackedModel):
     """One pipeline chunk of the policy.
 
     Without labels it is GPTModel (logits, inference contexts), except that columns that pad the vocabulary never win: they are
@@ -26,6 +27,9 @@ class PolicyModel(GPTModel):
     With `labels` (B, S) int64 and `loss_mask` (B, S) bool the last stage returns float32 (2, B, S): log-prob and entropy of the
     token predicted AT each position, so the caller shifts labels left by one. Positions outside the mask are 0, and do not
     pass through the output layer. Under sequence parallelism S is a multiple of the tensor-parallel size.
+
+    With packed sequences the tokens are (1, P / C) and labels, mask and output still (B, S): whole on every one of C
+    context-parallel ranks, with gradients for the positions of its own.
     """
 
     def __init__(self, *args, true_vocab_size: int, logprob_chunk_tokens: int, **kwargs):
@@ -42,22 +46,27 @@ class PolicyModel(GPTModel):
             self.output_layer.true_vocab_size = true_vocab_size
             self.output_layer.chunk_tokens = logprob_chunk_tokens
 
-    def _postprocess(self, *, hidden_states, labels, loss_mask, runtime_gather_output=None, **kwargs) -> Tensor:
+    def _postprocess(
+        self, *, hidden_states, labels, loss_mask, runtime_gather_output=None, packed_seq_params=None, **kwargs
+    ) -> Tensor:
         if labels is not None and self.post_process:
             weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
-            return self.output_layer(
+            output = self.output_layer(
                 hidden_states,
                 weight=weight,
                 labels=labels,
                 loss_mask=loss_mask,
+                packing=None if packed_seq_params is None else packed_seq_params.packing,
                 temperature=self.logprob_temperature,
                 entropy_gradient=self.entropy_gradient,
             )
+            return over_context_ranks(output, self.pg_collection.cp)
         output = super()._postprocess(
             hidden_states=hidden_states,
             labels=None,
             loss_mask=loss_mask,
             runtime_gather_output=runtime_gather_output,
+            packed_seq_params=packed_seq_params,
             **kwargs,
         )
         return self._without_padding(output) if self.post_process else output
@@ -87,16 +96,18 @@ class LogProbOutputLayer(ColumnParallelLinear):
         *,
         labels: Tensor | None = None,
         loss_mask: Tensor | None = None,
+        packing: Packing | None = None,
         temperature: float = 1.0,
         entropy_gradient: bool = True,
     ):
-        """ColumnParallelLinear's (logits, bias) without labels, else log-prob and entropy (2, B, S) from hidden (S, B, H)."""
+        """ColumnParallelLinear's (logits, bias) without labels, else log-prob and entropy (2, B, S) from hidden (S, B, H), or
+        from (P / C, 1, H) if packed."""
         if labels is None:
             return super().forward(input_, weight, runtime_gather_output)
         if self.sequence_parallel:
             input_ = gather_from_sequence_parallel_region(input_, group=self.tp_group)
-        sequence_T, position_T = loss_mask.nonzero(as_tuple=True)
-        hidden_TH = input_.flatten(0, 1).index_select(0, position_T * labels.size(0) + sequence_T)
+        rows_T, slots_T = rows_and_slots(loss_mask, packing)
+        hidden_TH = input_.flatten(0, 1).index_select(0, rows_T)
         if not self.sequence_parallel:
             # After the selection, so that its backward all-reduces trained rows only, and a contiguous gradient: of any other
             # Megatron's `_reduce` sums a copy and returns the unsummed original.
@@ -104,7 +115,7 @@ class LogProbOutputLayer(ColumnParallelLinear):
         log_prob_T, entropy_T = vocab_parallel_log_prob_and_entropy(
             hidden_TH,
             self.weight if weight is None else weight,
-            labels[loss_mask],
+            labels.reshape(-1)[slots_T],
             vocab_size=self.true_vocab_size,
             chunk_tokens=self.chunk_tokens,
             temperature=temperature,
@@ -112,5 +123,5 @@ class LogProbOutputLayer(ColumnParallelLinear):
         )
         if not entropy_gradient:
             entropy_T = entropy_T.detach()
-        output_2BS = log_prob_T.new_zeros(2, *labels.shape)
-        return output_2BS.masked_scatter(loss_mask, torch.stack([log_prob_T, entropy_T]))
+        output = log_prob_T.new_zeros(2, labels.numel()).index_copy(1, slots_T, torch.stack([log_prob_T, entropy_T]))
+        return output.view(2, *labels.shape)

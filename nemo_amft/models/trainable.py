@@ -27,7 +27,9 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import get_model_config
 
 from nemo_amft.config.schema import ModelConfig, OptimConfig
-from nemo_amft.data.batching import Batch, MicroBatch, micro_batches, unpad
+from nemo_amft.data.batching import Batch, Cut, MicroBatch, micro_batches, unpad
+from nemo_amft.models.builder import uses_packing
+from nemo_amft.models.packing import PackedSequences
 from nemo_amft.parallel import platform
 from nemo_amft.parallel.groups import Place
 from nemo_amft.parallel.reductions import broadcast_from_last_stage
@@ -45,15 +47,17 @@ class ForwardModel:
 
     def micro_batches(self, batch: Batch) -> list[MicroBatch]:
         """This rank's share cut into micro-batches that its layout can run."""
-        multiple = self.place.tensor_size if self.model_config.sequence_parallel else 1
-        virtual = self.model_config.virtual_pipeline_model_parallel_size
-        return micro_batches(
-            batch,
-            self.model_config.micro_batch_size,
-            platform.device(),
-            length_multiple=multiple,
-            count_multiple=self.place.pipeline_size if virtual else 1,
+        model, place = self.model_config, self.place
+        cut = Cut(
+            size=model.micro_batch_size,
+            tokens=model.micro_batch_tokens,
+            packed=uses_packing(model),
+            length_multiple=place.tensor_size if model.sequence_parallel else 1,
+            count_multiple=place.pipeline_size if model.virtual_pipeline_model_parallel_size else 1,
+            context_rank=place.context_rank,
+            context_size=place.context_size,
         )
+        return micro_batches(batch, cut, platform.device())
 
     def forward(self, batch: Batch, forward: ForwardFn, pick: Callable[[torch.Tensor], torch.Tensor] = lambda output: output):
         """Outputs without gradients: one CPU float32 tensor [T] a sequence, aligned with its tokens, on every pipeline stage.
@@ -104,9 +108,18 @@ class ForwardModel:
             )
 
 
+def call_model(model: Any, micro: MicroBatch, **kwargs) -> torch.Tensor:
+    """Call a model chunk on a micro-batch, padded or packed."""
+    if (packing := micro.packing) is None:
+        return model(micro.tokens, micro.position_ids, None, **kwargs)
+    with_engine = get_model_config(model).transformer_impl == "transformer_engine"
+    tokens, sequences = packing.take(micro.tokens), PackedSequences.of(packing, with_engine)
+    return model(tokens, packing.position_ids, None, packed_seq_params=sequences, **kwargs)
+
+
 def policy_forward(model: Any, micro: MicroBatch) -> torch.Tensor:
     """On the last stage [2, B, S]: log-prob and entropy of each trained token. On the others what the next stage wants."""
-    return model(micro.tokens, micro.position_ids, None, labels=micro.labels, loss_mask=micro.mask)
+    return call_model(model, micro, labels=micro.labels, loss_mask=micro.mask)
 
 
 class TrainableModel(ForwardModel):
@@ -175,7 +188,7 @@ class TrainableModel(ForwardModel):
 
         def weighted(micro_batch: MicroBatch, output: torch.Tensor):
             loss, metrics = loss_fn(output, micro_batch)
-            return loss * weight, one, metrics
+            return loss * weight, one, metrics | {"padding": micro_batch.padding}
 
         self._train(True)
         self.config.no_sync_func = self._no_sync if last else None

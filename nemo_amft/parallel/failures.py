@@ -2,6 +2,9 @@
 
 When a rank dies the others fail too, each with an error of its own about a lost connection, and would bury the one that
 matters. So the first rank to fail claims a file in the run directory, which all ranks see, and speaks; the others keep quiet.
+The launcher then ends them by SIGTERM, which they take for what it is because that file is there.
+
+A hang is another matter: it takes all ranks' stacks to see who waits for whom, so each prints its own.
 """
 
 from __future__ import annotations
@@ -13,12 +16,17 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
+from nemo_amft.parallel import signals
 from nemo_amft.types import UserError
 
 FILE_NAME = "failure.txt"
 GRACE_S = 10.0
 """How long a rank that failed in consequence waits for the launcher to end it, which lets the first one's words come first."""
+_HUNG = "nemo_amft: hung: "
+_job: list[tuple[Path, int]] = []
+"""Run directory and rank, once `shown_once` has begun."""
 
 
 def forget(run_dir: Path) -> None:
@@ -33,6 +41,8 @@ def shown_once(run_dir: Path, rank: int) -> Iterator[None]:
     A UserError leaves as exit status 2 with its one line, any other exception as status 1 with the traceback; both are also
     written to failure.txt. The process ends at once: clean-up that waits for other ranks could hang for ever.
     """
+    _job[:] = [(run_dir, rank)]
+    signals.when_terminated(_end_after_failure)
     try:
         yield
     except Exception as error:
@@ -43,6 +53,34 @@ def shown_once(run_dir: Path, rank: int) -> Iterator[None]:
             time.sleep(GRACE_S)
         sys.stdout.flush()
         os._exit(2 if isinstance(error, UserError) else 1)
+
+
+def end_hung(phase: str, limit_s: float) -> NoReturn:
+    """End this process with status 1 because `phase` has lasted longer than `limit_s` seconds, with every thread's stack.
+    The other ranks print theirs when the launcher comes to end them."""
+    run_dir, rank = _job[0] if _job else (None, 0)
+    text = f"{_HUNG}rank {rank}: {phase} has lasted longer than {limit_s:g} s"
+    if run_dir is None or _claim(run_dir / FILE_NAME, text) is not None:
+        print(text, file=sys.stderr, flush=True)
+    _leave_with_stacks(rank)
+
+
+def _end_after_failure() -> None:
+    """At SIGTERM: end at once if another rank has failed. Otherwise it is a request to save and stop."""
+    run_dir, rank = _job[0]
+    try:
+        text = (run_dir / FILE_NAME).read_text(encoding="utf-8")
+    except OSError:
+        return
+    if text.startswith(_HUNG):
+        _leave_with_stacks(rank)
+    os._exit(1)
+
+
+def _leave_with_stacks(rank: int) -> NoReturn:
+    sys.stdout.flush()
+    signals.print_stacks(f"rank {rank}")
+    os._exit(1)
 
 
 def _words(error: Exception, rank: int) -> str:

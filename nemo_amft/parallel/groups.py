@@ -10,7 +10,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from nemo_amft.config.schema import ModelConfig
-from nemo_amft.parallel import platform
+from nemo_amft.parallel import platform, slurm
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Place:
     pipeline_size: int
     data_rank: int
     data_size: int
+    context_rank: int = 0
+    context_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -40,14 +42,10 @@ class Place:
 def initialize(model: ModelConfig, seed: int, timeout_s: float = 1800.0) -> Place:
     """Join the job and build Megatron's groups for `model`'s layout. Works under torchrun, srun, or alone."""
     platform.install()
-    for name, slurm_name, alone in (
-        ("RANK", "SLURM_PROCID", "0"),
-        ("WORLD_SIZE", "SLURM_NTASKS", "1"),
-        ("LOCAL_RANK", "SLURM_LOCALID", "0"),
-    ):
-        os.environ.setdefault(name, os.environ.get(slurm_name, alone))
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", "29500")
+    os.environ.update(slurm.environment(os.environ))
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in alone.items():
+        os.environ.setdefault(name, value)
     platform.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
         dist.init_process_group(platform.distributed_backend(), timeout=datetime.timedelta(seconds=timeout_s))
@@ -75,6 +73,8 @@ def place() -> Place:
         pipeline_size=parallel_state.get_pipeline_model_parallel_world_size(),
         data_rank=parallel_state.get_data_parallel_rank(),
         data_size=parallel_state.get_data_parallel_world_size(),
+        context_rank=parallel_state.get_context_parallel_rank(),
+        context_size=parallel_state.get_context_parallel_world_size(),
     )
 
 

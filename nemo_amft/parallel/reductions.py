@@ -27,10 +27,11 @@ def add_sums(parts: Sequence[Mapping[str, tuple[torch.Tensor, torch.Tensor]]], n
 def reduce_sums(parts: Sequence[Mapping[str, tuple[torch.Tensor, torch.Tensor]]], names: Sequence[str], place: Place) -> Sums:
     """Sum over the whole batch, the same on every rank.
 
-    Of the ranks that saw the same tokens (tensor parallel) one contributes, and of a pipeline only the last stage has parts,
-    so one all-reduce over the world adds each token once.
+    Of the ranks that saw the same outputs (tensor and context parallel) one contributes, and of a pipeline only the last stage
+    has parts, so one all-reduce over the world adds each token once.
     """
-    total = add_sums(parts if place.is_last_stage and place.tensor_rank == 0 else [], names)
+    speaks = place.is_last_stage and place.tensor_rank == 0 and place.context_rank == 0
+    total = add_sums(parts if speaks else [], names)
     total = total.to(platform.device())
     dist.all_reduce(total)
     return {name: (float(s), float(n)) for name, (s, n) in zip(names, total.tolist(), strict=True)}

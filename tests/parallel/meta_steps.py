@@ -36,11 +36,14 @@ class Case:
 
     tensor: int = 1
     pipeline: int = 1
+    context: int = 1
     virtual: int | None = None
     sequence_parallel: bool = False
     distributed_optimizer: bool = True
     overlap: bool = False
     micro_batch_size: int = 3
+    micro_batch_tokens: int | None = None
+    packing: bool | None = None
     precision: str = "32"
     advantage: str = "gae"
     meta: MetaGradientConfig = field(default_factory=lambda: MetaGradientConfig(scale="cosine", val_samples=2))
@@ -55,7 +58,10 @@ class Case:
             pipeline_model_parallel_size=self.pipeline,
             virtual_pipeline_model_parallel_size=self.virtual,
             sequence_parallel=self.sequence_parallel,
+            context_parallel_size=self.context,
             micro_batch_size=self.micro_batch_size,
+            micro_batch_tokens=self.micro_batch_tokens,
+            sequence_packing=self.packing,
             logprob_chunk_tokens=16,
         )
 

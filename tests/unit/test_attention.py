@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.enums import AttnMaskType
 
+from nemo_amft.data.packing import pack
 from nemo_amft.models.attention import CoreAttention
+from nemo_amft.models.packing import PackedSequences
 
 HEADS, GROUPS, HEAD_DIM = 4, 2, 8
 CONFIG = SimpleNamespace(context_parallel_size=1, attention_dropout=0.0)
@@ -50,9 +51,8 @@ def test_a_mask_replaces_causality():
 
 def test_packed_sequences_see_themselves_only():
     query, key, value = random_qkv(9, 9, batch=1)
-    starts = torch.tensor([0, 4, 5, 9], dtype=torch.int32)
-    packed = PackedSeqParams(qkv_format="thd", cu_seqlens_q=starts, cu_seqlens_kv=starts, max_seqlen_q=4, max_seqlen_kv=4)
-    actual = attention(*(x[:, 0] for x in (query, key, value)), packed=packed)
-    for start, end in itertools.pairwise(starts):
-        expected = attention(*(x[start:end] for x in (query, key, value)))[:, 0]
+    packed = PackedSequences.of(pack([4, 1, 4], 0, 1, torch.device("cpu")), with_engine=False)
+    actual = attention(query, key, value, packed=packed)
+    for start, end in itertools.pairwise([0, 4, 5, 9]):
+        expected = attention(*(x[start:end] for x in (query, key, value)))
         torch.testing.assert_close(actual[start:end], expected)
