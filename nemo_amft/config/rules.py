@@ -79,7 +79,7 @@ def _layout(config: Config) -> Iterator[str]:
         )
     if model.expert_model_parallel_size > 1:
         yield f"model.expert_model_parallel_size: found {model.expert_model_parallel_size}, expected 1: only dense models here"
-    if cp > 1 and model.sequence_packing is False:
+    if cp > 1 and not model.sequence_packing:
         yield f"model.sequence_packing: found false with model.context_parallel_size {cp}, which deals out packed sequences"
     if model.sequence_parallel and tp == 1:
         yield "model.sequence_parallel: found true with model.tensor_model_parallel_size 1, expected 2 or more"

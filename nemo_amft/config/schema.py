@@ -88,9 +88,8 @@ class ModelConfig:
     """Sequences a forward pass, where `micro_batch_tokens` is null."""
     micro_batch_tokens: int | None = None
     """Token budget of a forward pass: it takes as many sequences of similar length as fit, a longer one alone."""
-    sequence_packing: bool | None = None
-    """Lay the sequences of a forward pass end to end instead of padding them. null: with Transformer Engine, whose attention
-    wants it so; elsewhere padding to the longest of similar lengths costs less."""
+    sequence_packing: bool = True
+    """Lay the sequences of a forward pass end to end instead of padding them to the longest."""
     recompute_granularity: Literal["full", "selective"] | None = None
     """Activation recomputation, by Megatron's names."""
     recompute_method: Literal["uniform", "block"] | None = None

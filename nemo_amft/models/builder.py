@@ -67,13 +67,6 @@ def uses_transformer_engine(model: ModelConfig) -> bool:
     return chosen
 
 
-def uses_packing(model: ModelConfig) -> bool:
-    """Whether sequences are laid end to end. Context parallelism needs it: it deals pieces of each sequence to ranks."""
-    if model.context_parallel_size > 1:
-        return True
-    return uses_transformer_engine(model) if model.sequence_packing is None else model.sequence_packing
-
-
 def transformer_config(hub_config: PreTrainedConfig, model: ModelConfig, precision: Precision) -> TransformerConfig:
     """Megatron's config of a hub model on a layout. Each model gets its own: DDP and the schedules hang callbacks on it."""
     architecture = Architecture.from_hub(hub_config)

@@ -28,7 +28,6 @@ from megatron.core.utils import get_model_config
 
 from nemo_amft.config.schema import ModelConfig, OptimConfig
 from nemo_amft.data.batching import Batch, Cut, MicroBatch, micro_batches, unpad
-from nemo_amft.models.builder import uses_packing
 from nemo_amft.models.packing import PackedSequences
 from nemo_amft.parallel import platform
 from nemo_amft.parallel.groups import Place
@@ -51,7 +50,7 @@ class ForwardModel:
         cut = Cut(
             size=model.micro_batch_size,
             tokens=model.micro_batch_tokens,
-            packed=uses_packing(model),
+            packed=model.sequence_packing,
             length_multiple=place.tensor_size if model.sequence_parallel else 1,
             count_multiple=place.pipeline_size if model.virtual_pipeline_model_parallel_size else 1,
             context_rank=place.context_rank,

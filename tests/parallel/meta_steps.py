@@ -43,7 +43,7 @@ class Case:
     overlap: bool = False
     micro_batch_size: int = 3
     micro_batch_tokens: int | None = None
-    packing: bool | None = None
+    packing: bool = True
     precision: str = "32"
     advantage: str = "gae"
     meta: MetaGradientConfig = field(default_factory=lambda: MetaGradientConfig(scale="cosine", val_samples=2))

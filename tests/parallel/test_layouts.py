@@ -19,7 +19,7 @@ def one_process(folders):
 
     def get(tied: bool, case: Case):
         single = replace(case, tensor=1, pipeline=1, context=1, virtual=None, sequence_parallel=False)
-        single = replace(single, packing=None, micro_batch_tokens=None)
+        single = replace(single, packing=False, micro_batch_tokens=None)
         if (tied, single) not in cache:
             cache[tied, single] = run_ranks(1, meta_steps.run, folders[tied], single)[0]
         return cache[tied, single]
@@ -44,12 +44,15 @@ LAYOUTS = {
     "tp2_dp2_no_distributed_optimizer": (4, Case(tensor=2, distributed_optimizer=False)),
     "tp2_sp_dp2": (4, Case(tensor=2, sequence_parallel=True)),
     "pp2_dp2": (4, Case(pipeline=2)),
-    "budget": (1, Case(micro_batch_tokens=30)),
-    "packed": (1, Case(packing=True)),
-    "packed_budget_dp2": (2, Case(packing=True, micro_batch_tokens=30)),
-    "packed_tp2_sp": (2, Case(tensor=2, sequence_parallel=True, packing=True, micro_batch_tokens=30)),
-    "packed_pp2": (2, Case(pipeline=2, packing=True)),
-    "packed_pp2_interleaved": (2, Case(pipeline=2, virtual=2, packing=True, micro_batch_tokens=30)),
+    "packed": (1, Case()),
+    "budget_dp2": (2, Case(micro_batch_tokens=30)),
+    "budget_tp2_sp": (2, Case(tensor=2, sequence_parallel=True, micro_batch_tokens=30)),
+    "budget_pp2_interleaved": (2, Case(pipeline=2, virtual=2, micro_batch_tokens=30)),
+    "padded_dp2": (2, Case(packing=False)),
+    "padded_budget": (1, Case(packing=False, micro_batch_tokens=30)),
+    "padded_tp2_sp": (2, Case(packing=False, tensor=2, sequence_parallel=True)),
+    "padded_pp2": (2, Case(packing=False, pipeline=2)),
+    "padded_pp2_interleaved": (2, Case(packing=False, pipeline=2, virtual=2)),
     "cp2": (2, Case(context=2)),
     "cp2_tp2_sp": (4, Case(context=2, tensor=2, sequence_parallel=True, micro_batch_tokens=40)),
     "cp2_pp2": (4, Case(context=2, pipeline=2)),
