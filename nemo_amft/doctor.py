@@ -11,10 +11,15 @@ import importlib.util
 import platform
 import re
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
+
+import nemo_amft
+from nemo_amft.observe import summary
 
 MARKS = {"ok": "ok", "note": "--", "missing": "!!"}
 
@@ -34,8 +39,9 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything. Imports torch and nothing else that is heavy."""
     torch = _required("torch", "torch")
-    device = [] if torch.state == "missing" else [_device()]
+    device = [] if torch.state == "missing" else [_device(), _collectives()]
     return [
+        _code(),
         _python(),
         torch,
         *device,
@@ -44,10 +50,15 @@ def examine() -> list[Finding]:
         _required("transformers", "transformers"),
         _required("psutil", "psutil"),  # without it Megatron's checkpoint writer hangs instead of failing
         _vllm(),
-        _optional("transformer-engine", "transformer_engine", "local layers are used: no context parallelism"),
-        # Looked for by a module of NVIDIA's: the "apex" on PyPI is another project.
-        _optional("apex", "apex.optimizers", "torch's Adam instead of the fused one: slower optimiser steps on a GPU"),
+        *_fused_kernels(),
     ]
+
+
+def _code() -> Finding:
+    """Which code it is: in a container that may be the image's, or a checkout's that goes before it."""
+    commit, dirty, _ = (summary.git_revision() or "").partition("-dirty")
+    revision = f", revision {commit[:12]}{dirty}" if commit else ""
+    return Finding("ok", "nemo_amft", f"{nemo_amft.__version__} ({Path(nemo_amft.__file__).resolve().parent}{revision})")
 
 
 def _python() -> Finding:
@@ -61,10 +72,39 @@ def _device() -> Finding:
     import torch
 
     if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        return Finding("ok", "gpu", f"{', '.join(names)} (CUDA {torch.version.cuda})")
+        all_properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        kinds = Counter(f"{p.name}, {p.total_memory / 2**30:.0f} GiB" for p in all_properties)
+        found = "; ".join(f"{count} x {kind}" for kind, count in kinds.items())
+        return Finding("ok", "gpu", f"{found} (CUDA {torch.version.cuda})")
     built = f"torch is built for CUDA {torch.version.cuda}, but no GPU answers" if torch.version.cuda else "no GPU"
     return Finding("ok", "cpu", f"{platform.machine()}, {', '.join(cpu_flags()) or 'no vector extensions known'}; {built}")
+
+
+def _collectives() -> Finding:
+    """NCCL, where torch has it, or gloo."""
+    import torch
+
+    if torch.cuda.is_available():
+        if torch.distributed.is_nccl_available():
+            return Finding("ok", "nccl", ".".join(map(str, torch.cuda.nccl.version())))
+        return Finding("missing", "nccl", "torch is built without it", f"install torch for CUDA: {INSTALL}")
+    if torch.distributed.is_gloo_available():
+        return Finding("ok", "gloo", "comes with torch")
+    return Finding("missing", "gloo", "torch is built without it", f"install torch: {INSTALL}")
+
+
+def _fused_kernels() -> Iterator[Finding]:
+    """What makes a GPU fast, by the compiled part: the Python part alone does nothing."""
+    engine = _optional(
+        "transformer-engine",
+        "transformer_engine_torch",
+        "transformer_engine",
+        "Megatron's local layers: no fused attention or norm, and torch's Adam unless Apex is there",
+    )
+    yield engine
+    # Found by a module of NVIDIA's: the "apex" on PyPI is another project. Megatron takes it only without Transformer Engine.
+    cost = "torch's Adam and norms, unfused" if engine.state == "note" else "nothing: Transformer Engine has the same"
+    yield _optional("apex", "amp_C", "apex", cost)
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
@@ -93,12 +133,15 @@ def _vllm() -> Finding:
     return Finding("note", "vllm", "not installed", "only rollout.engine=megatron works, and samples more slowly")
 
 
-def _optional(name: str, module: str, cost: str) -> Finding:
+def _optional(name: str, module: str, distribution: str, cost: str) -> Finding:
     try:
         found = importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):  # a parent package that is missing, or that is broken
         found = False
-    return Finding("ok", name, "found") if found else Finding("note", name, "not found", cost)
+    if found:
+        return Finding("ok", name, _version(distribution) or "found")
+    half = f"{_version(distribution)} without its compiled part, {module}" if _version(distribution) else "not found"
+    return Finding("note", name, half, f"costs on a GPU: {cost}")
 
 
 def _version(distribution: str) -> str | None:

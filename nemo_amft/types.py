@@ -28,6 +28,8 @@ class Example:
     answer: str
     demonstration: str | None = None
     source: str = ""
+    response_prefix: str = ""
+    """How the response begins (a hint): given to the policy after the prompt, graded with what it adds, not trained on."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

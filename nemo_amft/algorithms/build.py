@@ -12,6 +12,8 @@ from torch import Tensor
 
 from nemo_amft.algorithms.parts import Parts, RunData
 from nemo_amft.algorithms.sampling import Sampler
+from nemo_amft.algorithms.throughput import Throughput
+from nemo_amft.config.architecture import from_hub
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import validate
 from nemo_amft.data.chat import ChatTemplate
@@ -25,12 +27,14 @@ from nemo_amft.models.hub_model import HubModel, prepare_hub_model
 from nemo_amft.models.hub_weights import export_hub_weights, load_hub_weights
 from nemo_amft.models.policy import Policy
 from nemo_amft.models.trainable import ForwardModel
+from nemo_amft.observe import start_up
 from nemo_amft.observe.metrics import MetricsWriter, NullMetricsWriter
 from nemo_amft.observe.progress import Progress
 from nemo_amft.observe.rollouts import RolloutWriter
 from nemo_amft.observe.timers import PhaseTimers
 from nemo_amft.parallel import groups, platform
 from nemo_amft.parallel.groups import Place
+from nemo_amft.parallel.peak import device_peak
 from nemo_amft.tasks.base import Task
 from nemo_amft.tasks.rewards import RewardPool
 from nemo_amft.types import RolloutEngine, UserError
@@ -80,8 +84,12 @@ def build_parts(
             if method.uses_reference
             else None
         )
+    start_up.mark("models")
     engine = build_engine(c, hub, policy.chunks)
+    start_up.mark("engine")
     seed = c.trainer.seed
+    sampler = build_sampler(c, engine, hub, chat, task, place, timers)
+    method.bind(sampler)
     return Parts(
         config=c,
         run_dir=run_dir,
@@ -92,14 +100,17 @@ def build_parts(
         critic=critic,
         reference=reference,
         engine=engine,
-        sampler=build_sampler(c, engine, hub, chat, task, place, timers),
+        sampler=sampler,
         streams={
             "demonstrations": ExampleStream(data.demonstrations, seed, "demonstrations"),
-            "prompts": ExampleStream(data.prompts, seed, "prompts"),
+            "prompts": ExampleStream(data.demonstrations if method.needs_demonstrations else data.prompts, seed, "prompts"),
             "meta": ExampleStream(data.validation, seed, "meta"),
         },
         data=data,
         timers=timers,
+        throughput=Throughput(
+            from_hub(hub.config.to_dict()), device_peak(c.trainer.precision, c.trainer.peak_tflops), place.world_size, timers
+        ),
         writer=MetricsWriter(run_dir, loggers) if place.is_main else NullMetricsWriter(),
         progress=Progress(c.trainer.log_every, place.is_main),
         rollout_log=RolloutWriter(run_dir, c.trainer.save_rollouts, place.is_main),
@@ -133,7 +144,7 @@ def build_engine(config: Config, hub: HubModel, chunks: list) -> RolloutEngine:
     from nemo_amft.rollout.vllm import VLLMEngine
 
     def weights() -> Iterator[tuple[str, Tensor]]:
-        return export_hub_weights(chunks, hub.config)
+        return export_hub_weights(chunks, hub.config, config.rollout.sync_bucket_mb * 2**20)
 
     return VLLMEngine(hub.path, config.rollout, config.trainer.precision, longest, weights)
 

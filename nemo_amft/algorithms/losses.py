@@ -32,15 +32,20 @@ def token_weights(mask_BS: Tensor, how: Aggregation, totals: Totals, constant: i
     return mask / (max(totals.sequences, 1) * mask.sum(-1, keepdim=True).clamp(min=1))
 
 
-def _sum(values_BS: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor]:
+def token_sum(values_BS: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor]:
     """(sum, count) over trained tokens; what stands at untrained positions never enters, NaN included."""
     return torch.where(mask_BS, values_BS.detach(), 0.0).double().sum(), mask_BS.sum()
 
 
-def _weighted_sum(values_BS: Tensor, mask_BS: Tensor, weights_BS: Tensor, totals: Totals) -> tuple[Tensor, Tensor]:
+def weighted_sum(values_BS: Tensor, mask_BS: Tensor, weights_BS: Tensor, totals: Totals) -> tuple[Tensor, Tensor]:
     """A loss whose weights already hold the global denominators, as (sum, count) with counts that add up to `totals.tokens`."""
     total = torch.where(mask_BS, values_BS.detach() * weights_BS, 0.0).double().sum()
     return total * max(totals.tokens, 1), mask_BS.sum()
+
+
+def mean_of(values_BS: Tensor, mask_BS: Tensor) -> Tensor:
+    """Mean over each sequence's trained tokens, [B, 1]; 0 for a sequence without any."""
+    return torch.where(mask_BS, values_BS, 0.0).sum(-1, keepdim=True) / mask_BS.sum(-1, keepdim=True).clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class SFTLoss:
         self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals
     ) -> LossAndMetrics:
         weights = token_weights(mask, "token_mean", totals, 1)
-        return -(log_prob * weights).sum(), {"loss/sft": _sum(-log_prob, mask), "entropy/sft": _sum(entropy, mask)}
+        return -(log_prob * weights).sum(), {"loss/sft": token_sum(-log_prob, mask), "entropy/sft": token_sum(entropy, mask)}
 
 
 @dataclass(frozen=True)
@@ -97,19 +102,19 @@ class PolicyLoss:
             surrogate = surrogate * torch.exp(gap).clamp(max=self.importance_cap)
         per_token = -surrogate - self.entropy_coef * entropy
         metrics: Metrics = {
-            "loss/rl": _weighted_sum(-surrogate, mask, weights, totals),
-            "entropy/rl": _sum(entropy, mask),
-            "clip_fraction": _sum(((ratio - 1).abs() > self.clip_ratio).float(), mask),
+            "loss/rl": weighted_sum(-surrogate, mask, weights, totals),
+            "entropy/rl": token_sum(entropy, mask),
+            "clip_fraction": token_sum(((ratio - 1).abs() > self.clip_ratio).float(), mask),
             # KL(rollout || policy) on the rollout's tokens, by the estimator r - 1 - log r that is never negative.
-            "kl/rollout_vs_policy": _sum(torch.expm1(gap) - gap, mask),
-            "token_mult_prob_error": _sum(torch.exp(gap.abs()), mask),
+            "kl/rollout_vs_policy": token_sum(torch.expm1(gap) - gap, mask),
+            "token_mult_prob_error": token_sum(torch.exp(gap.abs()), mask),
         }
         if self.kl_coef:
             # KL(policy || reference) by the same estimator (Schulman's k3), as GRPO has it (arXiv 2402.03300, Eq. 4).
             back = torch.where(mask, extras["reference_log_prob"] - log_prob, 0.0)
             kl = torch.expm1(back) - back
             per_token = per_token + self.kl_coef * kl
-            metrics["kl/reference"] = _sum(kl, mask)
+            metrics["kl/reference"] = token_sum(kl, mask)
         return (torch.where(mask, per_token, 0.0) * weights).sum(), metrics
 
 
@@ -154,9 +159,9 @@ class ValueLoss:
             clipped = squared > error
         loss = 0.5 * (torch.where(mask, squared, 0.0) * weights).sum()
         return loss, {
-            "loss/value": _sum(0.5 * squared, mask),
-            "value/returns": _sum(returns, mask),
-            "value/returns_squared": _sum(returns**2, mask),
-            "value/error_squared": _sum((old - returns) ** 2, mask),
-            "value/clip_fraction": _sum(clipped.float(), mask),
+            "loss/value": token_sum(0.5 * squared, mask),
+            "value/returns": token_sum(returns, mask),
+            "value/returns_squared": token_sum(returns**2, mask),
+            "value/error_squared": token_sum((old - returns) ** 2, mask),
+            "value/clip_fraction": token_sum(clipped.float(), mask),
         }

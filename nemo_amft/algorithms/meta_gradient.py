@@ -125,13 +125,12 @@ def through_adam(
     beta1, beta2 = betas
     for d, g, state, step in zip(difference, gradient, states, steps, strict=True):
         c1, c2 = 1 - beta1**step, 1 - beta2**step
-        root = (state["exp_avg_sq"] / c2).sqrt()
+        m, v = (state[name].to(d.device) for name in ("exp_avg", "exp_avg_sq"))  # an offloaded optimiser has them elsewhere
+        root = (v / c2).sqrt()
         denominator = root + eps
         first = (1 - beta1) / (c1 * denominator)
         # Where v is 0 so is every gradient yet seen, and with it the second term.
-        second = (
-            (state["exp_avg"] / c1) * (1 - beta2) * g / (c2 * root.clamp(min=torch.finfo(root.dtype).tiny) * denominator**2)
-        )
+        second = (m / c1) * (1 - beta2) * g / (c2 * root.clamp(min=torch.finfo(root.dtype).tiny) * denominator**2)
         d.mul_(first - torch.where(root > 0, second, torch.zeros_like(second)))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from nemo_amft.algorithms.controllers.base import Controller
 from nemo_amft.algorithms.methods.base import Method
 from nemo_amft.algorithms.sampling import Sampler
+from nemo_amft.algorithms.throughput import Throughput
 from nemo_amft.config.schema import Config
 from nemo_amft.data.streams import ExampleStream
 from nemo_amft.models.critic import Critic
@@ -49,6 +50,7 @@ class Parts:
     """demonstrations (D_SFT), prompts, meta (D_val, for grad U)."""
     data: RunData
     timers: PhaseTimers
+    throughput: Throughput
     writer: NullMetricsWriter
     progress: Progress
     rollout_log: RolloutWriter

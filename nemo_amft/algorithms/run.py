@@ -1,4 +1,4 @@
-"""One run from its config to its summary: set up, resume, warm up, train, export."""
+"""One run from its config to its summary: set up, resume, warm up, train, export; or to where it was asked to stop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 
 from nemo_amft.algorithms.build import build_parts, load_data, load_model, on_main_first
 from nemo_amft.algorithms.meta_gradient import KeptDifference
-from nemo_amft.algorithms.parts import RunData
+from nemo_amft.algorithms.parts import Parts, RunData
 from nemo_amft.algorithms.trainer import Trainer
 from nemo_amft.algorithms.warmup import after_warm_up, warm_up
 from nemo_amft.config import launcher
@@ -23,19 +23,21 @@ from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.models.checkpoints import Checkpoints, layout
 from nemo_amft.models.hub_weights import save_hub_model
 from nemo_amft.models.trainable import ForwardModel, TrainableModel
-from nemo_amft.observe import figures
+from nemo_amft.observe import figures, start_up
 from nemo_amft.observe.files import write_atomically
 from nemo_amft.observe.metrics import read_metrics
 from nemo_amft.observe.progress import final_table
 from nemo_amft.observe.summary import write_summary
-from nemo_amft.parallel import failures, groups, platform, random_state
+from nemo_amft.parallel import failures, groups, platform, random_state, signals
 from nemo_amft.planning import batch_table
 from nemo_amft.types import UserError
 
 
 def run(config: Config) -> int:
-    """Train as `config` says. Returns the exit status: 0 when the run is finished, also when it was finished before."""
+    """Train as `config` says. Returns the exit status: 0 when the run is finished, also when it was finished before.
+    Where it was asked to stop, the process ends with signals.STATUS, and the same command continues."""
     started = time.monotonic()
+    stop = signals.StopRequests(config.exp_manager.max_time_per_run)
     platform.install()
     run_dir, loggers = prepare(config)
     finished = finished_run(run_dir, config)
@@ -46,6 +48,7 @@ def run(config: Config) -> int:
     if launcher.rank() == 0:
         failures.forget(run_dir)
     place = groups.initialize(config.model, config.trainer.seed)
+    start_up.mark("process groups")
     with failures.shown_once(run_dir, place.rank):
         hub = load_model(config, run_dir, place)
         chat = ChatTemplate(hub.tokenizer, config.data.max_demonstration_tokens)
@@ -54,9 +57,12 @@ def run(config: Config) -> int:
         if place.is_main:
             write_atomically(run_dir / "config.yaml", yaml.safe_dump(resolved(config), sort_keys=False))
             show_setup(config, run_dir, data, chat)
+        start_up.mark("data")
         parts = build_parts(config, run_dir, place, loggers, hub, task, chat, data)
-        Run(Trainer(parts), hub, started).complete()
-        parts.engine.close()
+        finished_now = Run(Trainer(parts), hub, started, stop).complete()
+        close(parts)
+        if not finished_now:
+            signals.leave()
         groups.shutdown()
     return 0
 
@@ -84,30 +90,54 @@ def finished_run(run_dir: Path, config: Config) -> dict[str, Any] | None:
 class Run:
     """A trainer with its checkpoints: continues where the run directory left off."""
 
-    def __init__(self, trainer: Trainer, hub: Any, started: float):
-        self.trainer, self.parts, self.hub, self.started = trainer, trainer.parts, hub, started
+    def __init__(self, trainer: Trainer, hub: Any, started: float, stop: signals.StopRequests):
+        self.trainer, self.parts, self.hub, self.started, self.stop = trainer, trainer.parts, hub, started, stop
         p = self.parts
         self.checkpoints = Checkpoints(p.run_dir / "checkpoints", p.config.checkpoint.keep, p.place)
         named = {"policy": p.policy, "critic": p.critic, "reference": p.reference}
         self.models: Mapping[str, ForwardModel] = {name: model for name, model in named.items() if model is not None}
 
-    def complete(self) -> None:
-        """All steps that are left, then export and summary."""
+    def complete(self) -> bool:
+        """All steps that are left, then export and summary. False where it was asked to stop on the way, and has saved."""
         c, resumed = self.parts.config, self.resume()
         progress = self.trainer.progress  # after the resume, which replaces it
+        if self.must_stop():
+            return False  # nothing new to save
         # A resumed run that is past warm-up stays past it, also where warmup.steps was raised meanwhile.
         for w in warm_up(self.trainer) if progress.target_entropy is None else ():
-            if c.checkpoint.every and (w + 1) % c.checkpoint.every == 0 and w + 1 < c.warmup.steps:
+            stop = self.must_stop()
+            if stop or (self.due(w + 1) and w + 1 < c.warmup.steps):
                 self.save()
+            if stop:
+                return False
         if progress.target_entropy is None:
             after_warm_up(self.trainer)
             self.save()
+            if self.must_stop():
+                return False
         elif resumed:
             self.trainer.sync()
         for t in self.trainer.train():
-            if t + 1 == c.trainer.max_steps or (c.checkpoint.every and (t + 1) % c.checkpoint.every == 0):
+            last = t + 1 == c.trainer.max_steps
+            stop = not last and self.must_stop()
+            if stop or last or self.due(t + 1):
                 self.save()
+            if stop:
+                return False
         self.finish()
+        return True
+
+    def due(self, steps: int) -> bool:
+        """Whether a checkpoint is due after so many steps of a phase."""
+        every = self.parts.config.checkpoint.every
+        return every > 0 and steps % every == 0
+
+    def must_stop(self) -> bool:
+        """Whether a signal or the clock asks any rank to stop. At a step boundary, on every rank."""
+        reason = self.stop.agreed()
+        if reason is not None:
+            self.parts.progress.message(f"stopping, {reason}: the same command continues (exit status {signals.STATUS})")
+        return reason is not None
 
     # --- checkpoints ------------------------------------------------------------------------------------------------------
 
@@ -176,9 +206,6 @@ class Run:
         if p.config.checkpoint.export_hf:
             with p.timers("checkpoint"):
                 save_hub_model(p.policy.chunks, self.hub.config, self.hub.tokenizer, p.run_dir / "hf")
-        if p.sampler.rewards is not None:
-            p.sampler.rewards.close()
-        p.writer.close()
         if not p.place.is_main:
             return
         figure = p.run_dir / "figures" / "dynamics.png"
@@ -201,6 +228,14 @@ class Run:
         }
         write_summary(p.run_dir, summary)
         final_table(list(_rows(summary, figure)))
+
+
+def close(parts: Parts) -> None:
+    """End the children and release the files of a run that is finished or stops."""
+    parts.engine.close()
+    if parts.sampler.rewards is not None:
+        parts.sampler.rewards.close()
+    parts.writer.close()
 
 
 def _rows(summary: dict[str, Any], figure: Path) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch.distributed as dist
 
-from nemo_amft.algorithms.methods.base import Group, Sample
+from nemo_amft.algorithms.methods.base import Demonstration, Group, Sample
 from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.observe.timers import PhaseTimers
 from nemo_amft.parallel.groups import Place
@@ -43,7 +43,9 @@ class Sampler:
     ) -> list[Group]:
         """`samples` graded responses to each example. Seeds belong to (run seed, stream, step, prompt, sample), not to a
         rank."""
-        prompts = [self.chat.prompt_ids(example.messages) for example in examples]
+        prompts = [
+            (*self.chat.prompt_ids(example.messages), *self.chat.encode(example.response_prefix)) for example in examples
+        ]
         requests = [
             Request(prompt, sample_seed(self.run_seed, stream, step, p, s) if self.seed_per_sample else None)
             for p, prompt in enumerate(prompts)
@@ -53,8 +55,9 @@ class Sampler:
         sampling = SamplingParams(max_new_tokens, temperature, stop_token_ids=self.stop_token_ids, seed=seed, **params)
         with self.timers("rollout"):
             completions = self.engine.generate(requests, sampling)
-        texts = [self._text(c) for c in completions]
         answers = [example.answer for example in examples for _ in range(samples)]
+        prefixes = [example.response_prefix for example in examples for _ in range(samples)]
+        texts = [prefix + self._text(c) for prefix, c in zip(prefixes, completions, strict=True)]
         with self.timers("reward"):
             verdicts = self._grade(answers, texts, [c.finished for c in completions])
         graded = [
@@ -62,6 +65,19 @@ class Sampler:
             for request, completion, text, verdict in zip(requests, completions, texts, verdicts, strict=True)
         ]
         return [Group(e, tuple(graded[i * samples : (i + 1) * samples])) for i, e in enumerate(examples)]
+
+    def demonstration(self, example: Example) -> Demonstration | None:
+        """See `Tools`."""
+        return None if example.demonstration is None else Demonstration(example, self.chat.demonstration(example))
+
+    def encode(self, text: str) -> list[int]:
+        """See `Tools`."""
+        return self.chat.encode(text)
+
+    def grade(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Verdict]:
+        """See `Tools`."""
+        with self.timers("reward"):
+            return self._grade([example.answer for example in examples], texts, [True] * len(texts))
 
     def _text(self, completion: Completion) -> str:
         ids = completion.token_ids
@@ -92,7 +108,9 @@ def _sample(prompt: Sequence[int], completion: Completion, text: str, verdict: V
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """What a batch of rollouts looks like: rewards, failures of grading, lengths."""
+    """What a batch of rollouts looks like: rewards, failures of grading, lengths. Nothing of no rollouts."""
+    if not groups:
+        return {}
     samples = [sample for group in groups for sample in group.samples]
     n = max(len(samples), 1)
     solved = [sum(s.verdict.correct for s in group.samples) / len(group.samples) for group in groups]

@@ -14,6 +14,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from nemo_amft.algorithms.controllers.base import Observation
@@ -27,7 +28,7 @@ from nemo_amft.algorithms.sampling import rollout_metrics
 from nemo_amft.algorithms.update import UpdateResult, share_of, update_policy
 from nemo_amft.data.batching import Batch
 from nemo_amft.models.trainable import set_schedule
-from nemo_amft.parallel import platform
+from nemo_amft.observe import start_up
 from nemo_amft.rollout.probe import probe
 from nemo_amft.types import Example, MetaGradient, SamplingParams, TokenSequence
 
@@ -41,6 +42,8 @@ class Trainer:
         self.parts, self.config = parts, parts.config
         self.progress = Progression()
         self._probes_left, self._skipped_in_a_row = 2, 0
+        self._stale = True
+        """Whether the engine has yet to take over the policy's weights."""
         meta = getattr(parts.controller.config, "meta_gradient", None)
         self.meta = MetaUpdate(parts.policy, meta) if meta is not None else None
         self._clock = time.monotonic()
@@ -77,12 +80,10 @@ class Trainer:
         truncated = p.sampler.chat.num_truncated
         demonstrations = self.demonstrations(c.data.demonstrations_per_step)
         prompts = p.method.prompts(t, p.streams["prompts"].take(c.data.prompts_per_step))
-        with self.awake():
-            groups = self.roll_out("train", t, prompts, c.data.samples_per_prompt)
-            meta_groups = self._meta_rollouts(t)
-
+        groups, meta_groups = self._rollouts(t, prompts)
         metrics = rollout_metrics(groups) | {"demonstrations/truncated": float(p.sampler.chat.num_truncated - truncated)}
         terms = p.method.compose(t, groups, demonstrations)
+        metrics |= p.method.metrics()
         meta = self._meta_gradient(t, meta_groups, metrics)
         learning_rate = set_schedule(self.schedule, t)
         updates = [[self.ready(self.share(part)) for part in parts] for parts in self._split(terms)]
@@ -106,13 +107,24 @@ class Trainer:
             metrics["entropy"] = metrics[p.controller.entropy_metric]
         if self.progress.target_entropy is not None:
             metrics["entropy/target"] = self.progress.target_entropy
-        return metrics | self._throughput(groups, meta_groups, terms)
+        return metrics | self.throughput(groups, terms, meta_groups)
+
+    def _rollouts(self, t: int, prompts: list[Example]) -> tuple[list[Group], list[Group]]:
+        """Responses to train on, and fresh validation ones of theta_t where the step needs them."""
+        meta_due = self.meta is not None and self.meta.kept is not None and self.parts.controller.wants_meta_gradient(t)
+        if not prompts and not meta_due:
+            return [], []  # the engine sleeps on
+        with self.awake():
+            groups = self.roll_out(
+                "train", t, prompts, self.parts.method.samples_per_prompt(self.config.data.samples_per_prompt)
+            )
+            return groups, self._meta_rollouts(t) if meta_due else []
 
     def _split(self, terms: list[Term]) -> list[tuple[Term, ...]]:
         """The terms of each of the step's updates, the one the controller wants to see first in front."""
         first, n = self.parts.controller.first_term, self.parts.method.updates_per_step
-        terms = sorted(terms, key=lambda term: term.name != first)
-        return list(zip(*(term.split(n) for term in terms), strict=True))
+        shared = sorted((term for term in terms if not term.own_update), key=lambda term: term.name != first)
+        return [*zip(*(term.split(n) for term in shared), strict=True), *((term,) for term in terms if term.own_update)]
 
     def _update(self, updates: list[list[Term]], weigh: Callable[[dict], dict], keep: bool) -> UpdateResult:
         """The policy's updates of a step. With several, the controller speaks at the first, and the difference kept is that
@@ -180,10 +192,8 @@ class Trainer:
     # --- meta-gradient ----------------------------------------------------------------------------------------------------
 
     def _meta_rollouts(self, t: int) -> list[Group]:
-        """Fresh validation rollouts of theta_t, where this step is a meta-update and a difference was kept for it."""
         p = self.parts
-        if self.meta is None or self.meta.kept is None or not p.controller.wants_meta_gradient(t):
-            return []
+        assert self.meta is not None
         config = self.meta.config
         with p.timers("meta"):
             return self.roll_out("meta", t, p.streams["meta"].take(config.val_prompts), config.val_samples)
@@ -212,11 +222,16 @@ class Trainer:
 
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:
-        """The engine is awake inside. On a GPU waking also brings it the policy's weights, so that is part of the sync."""
-        with self.parts.timers("sync"):
-            self.parts.engine.wake()
+        """The engine is awake inside, and has the policy's weights (on a GPU waking brings them)."""
+        p = self.parts
+        with p.timers("sync"):
+            if self._stale:
+                p.policy.gather_parameters()
+                p.engine.update_weights()
+                self._stale = False
+            p.engine.wake()
         yield
-        self.parts.engine.sleep()
+        p.engine.sleep()
 
     def roll_out(self, stream: str, step: int, examples: list[Example], samples: int) -> list[Group]:
         r = self.config.rollout
@@ -226,15 +241,14 @@ class Trainer:
 
     def share(self, term: Term) -> Term:
         indices = share_of(term.batch, self.parts.place.data_rank, self.parts.place.data_size)
-        return Term(term.name, term.batch.select(indices), term.loss, term.on_policy, term.needs, term.rl)
+        return replace(term, batch=term.batch.select(indices))
 
     def sync(self) -> None:
-        """Give the engine theta_t. The first two times, check that it really has it: an engine that keeps old weights, or reads
-        another model than the trainer, would ruin the run in silence. The second check sees a change of weights."""
+        """The policy is theta_t now: the engine is to have it when it wakes next. The first two times, check at once that it
+        does: an engine that keeps old weights, or reads another model than the trainer, would ruin the run in silence. The
+        second check sees a change of weights."""
         p = self.parts
-        with p.timers("sync"):
-            p.policy.gather_parameters()
-            p.engine.update_weights()
+        self._stale = True
         if self._probes_left:
             self._probes_left -= 1
             with self.awake(), p.timers("probe"):
@@ -280,23 +294,18 @@ class Trainer:
         if metrics["validation/accuracy"] >= accuracy.get("best/validation", 0.0):
             accuracy |= {"best/validation": metrics["validation/accuracy"], "best/step": float(step)}
 
-    def _throughput(self, groups: list[Group], meta_groups: list[Group], terms: list[Term]) -> dict[str, float]:
-        p = self.parts
-        generated = sum(s.num_tokens for g in groups for s in g.samples)
-        for_meta = sum(s.num_tokens for g in meta_groups for s in g.samples)
-        trained = sum(len(s.tokens) for term in terms for s in term.batch.sequences)
-        self.progress.generated_tokens += generated + for_meta
-        self.progress.trained_tokens += trained
-        return {
-            "tokens_per_second/generation": p.timers.tokens_per_second(generated, "rollout"),
-            "tokens_per_second/training": p.timers.tokens_per_second(
-                trained, "value", "logprob", "sft", "rl", "critic", "optimizer"
-            ),
-            "memory/peak": float(platform.peak_memory_bytes()),
-        }
+    def throughput(self, groups: list[Group], terms: list[Term], meta_groups: list[Group]) -> dict[str, float]:
+        """Count the work of a step; `terms` are whole ones. Returns its rates."""
+        self.progress.generated_tokens += sum(s.num_tokens for g in (*groups, *meta_groups) for s in g.samples)
+        self.progress.trained_tokens += sum(len(s.tokens) for term in terms for s in term.batch.sequences)
+        return self.parts.throughput.step(groups, terms, meta_groups)
 
     def log(self, phase: str, step: int, metrics: dict[str, float], shown: int | None = None) -> None:
         """One record, and the progress line (`shown`: the step within its phase, where it counts otherwise)."""
+        if started := start_up.finish("first step"):
+            metrics = metrics | {f"start_up/{part}": seconds for part, seconds in started.items()}
+            self.parts.progress.message(start_up.described(started))
+        self.parts.method.observe(phase, step, metrics)
         self.parts.writer.write(phase, step, metrics | self.parts.timers.collect())
         self.parts.progress.update(step if shown is None else shown, metrics)
 

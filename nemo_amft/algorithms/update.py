@@ -52,6 +52,10 @@ def update_policy(
     With `apart` the two terms' gradients are reduced apart and their difference is left in the result (where both have tokens).
     """
     result = UpdateResult()
+
+    def weight_of(term: Term) -> float:
+        return result.weights.get(term.name, 1.0) * term.weight
+
     first, *rest = [term for term in terms if term.batch.total_tokens] or terms[:1]
     keep_apart = apart is not None and {first.name, *(t.name for t in rest)} == {"sft", "rl"}
 
@@ -69,13 +73,13 @@ def update_policy(
     result.weights = weigh(result.metrics)
     # With nothing to come, an overlapped reduction has begun already, so the scale goes onto the finished gradients below.
     if rest and not keep_apart:
-        policy.scale_gradients(result.weights.get(first.name, 1.0))
+        policy.scale_gradients(weight_of(first))
     for i, term in enumerate(rest):
-        run(term, 1.0 if keep_apart else result.weights.get(term.name, 1.0), last=i == len(rest) - 1)
+        run(term, 1.0 if keep_apart else weight_of(term), last=i == len(rest) - 1)
     with timers("optimizer"):
         policy.finish_gradients()
         gradients = policy.main_gradients()
-        alone = 1.0 if rest else result.weights.get(first.name, 1.0)
+        alone = 1.0 if rest else weight_of(first)
         if alone != 1.0:  # warm-up's is 1: no pass over the gradients for that
             for gradient in gradients:
                 gradient.mul_(alone)

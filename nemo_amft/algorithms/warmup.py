@@ -11,6 +11,7 @@ from nemo_amft.algorithms.methods.base import sft_term
 from nemo_amft.algorithms.sampling import rollout_metrics
 from nemo_amft.algorithms.trainer import Trainer
 from nemo_amft.algorithms.update import share_of, update_policy
+from nemo_amft.algorithms.warmup_selection import WarmUpSelection
 from nemo_amft.data.batching import Batch
 from nemo_amft.models.trainable import ForwardModel, set_schedule
 from nemo_amft.parallel.reductions import mean_and_std
@@ -20,16 +21,17 @@ def warm_up(trainer: Trainer) -> Iterator[int]:
     """W steps of SFT. Yields after each, for the caller to checkpoint."""
     p, c = trainer.parts, trainer.config.warmup
     schedule = p.policy.scheduler(c.lr, 0.0, max(c.steps, 1), c.lr_warmup_ratio, c.lr_decay_style)
+    selection = WarmUpSelection(trainer)
     p.progress.start("warm-up", c.steps, trainer.progress.warmup_step)
     while trainer.progress.warmup_step < c.steps:
         w = trainer.progress.warmup_step
         learning_rate = set_schedule(schedule, w)
-        term = trainer.share(sft_term(trainer.demonstrations(c.demonstrations_per_step)))
-        result = update_policy(p.policy, [term], lambda _: {}, p.timers, temperature=1.0)
+        term = sft_term(trainer.demonstrations(c.demonstrations_per_step))
+        result = update_policy(p.policy, [trainer.share(term)], lambda _: {}, p.timers, temperature=1.0)
         metrics = result.metrics | {"grad_norm/total": result.grad_norm, "learning_rate": learning_rate}
         metrics["entropy"] = metrics["entropy/sft"]
         trainer.count_skipped(result.grad_norm, metrics)
-        trainer.progress.trained_tokens += term.batch.total_tokens
+        metrics |= trainer.throughput([], [term], []) | selection.look(w + 1)
         trainer.log("warmup", w, metrics)
         trainer.progress.warmup_step += 1
         yield w
@@ -38,6 +40,7 @@ def warm_up(trainer: Trainer) -> Iterator[int]:
 def after_warm_up(trainer: Trainer) -> None:
     """H*, the critic's start from the warmed-up policy, and the first evaluation of theta_0."""
     p, c = trainer.parts, trainer.config
+    WarmUpSelection(trainer).hand_over()
     trainer.sync()
     trainer.progress.target_entropy = target_entropy(trainer)
     if p.critic is not None and c.critic.path is None:

@@ -44,13 +44,26 @@ class Architecture:
     head_dim: int
 
     @property
+    def query_size(self) -> int:
+        """Width of all query heads together."""
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def key_value_size(self) -> int:
+        """Width of all key heads together, and of all value heads."""
+        return self.num_key_value_heads * self.head_dim
+
+    @property
+    def layer_matrix_parameters(self) -> int:
+        """Parameters of one layer that multiply tokens: query, key, value and output projections, and the gated MLP."""
+        return self.hidden_size * (2 * self.query_size + 2 * self.key_value_size + 3 * self.intermediate_size)
+
+    @property
     def layer_parameters(self) -> int:
-        """Parameters of one layer: attention, gated MLP, two norms."""
-        query, key_value = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        attention = self.hidden_size * (2 * query + 2 * key_value)
-        biases = query + 2 * key_value if self.model_type == "qwen2" else 0
+        """Parameters of one layer: matrices, biases, norms."""
+        biases = self.query_size + 2 * self.key_value_size if self.model_type == "qwen2" else 0
         head_norms = 2 * self.head_dim if self.model_type == "qwen3" else 0
-        return attention + biases + head_norms + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
+        return self.layer_matrix_parameters + biases + head_norms + 2 * self.hidden_size
 
     @property
     def embedding_parameters(self) -> int:
@@ -68,9 +81,9 @@ def architecture_of(model: ModelConfig) -> Architecture | None:
     """The architecture of the policy, or None where its config is neither on this machine nor known."""
     if model.path is None:
         scratch = model.scratch
-        return _from_hub(vars(scratch) | {"model_type": scratch.family, "vocab_size": SCRATCH_VOCABULARY})
+        return from_hub(vars(scratch) | {"model_type": scratch.family, "vocab_size": SCRATCH_VOCABULARY})
     values = _local_hub_config(model.path) or KNOWN.get(Path(model.path).name)
-    return _from_hub({**values, **model.config_overrides}) if values else None
+    return from_hub({**values, **model.config_overrides}) if values else None
 
 
 def _local_hub_config(path: str) -> dict[str, Any] | None:
@@ -91,7 +104,8 @@ def _local_hub_config(path: str) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.is_file() else None
 
 
-def _from_hub(values: Mapping[str, Any]) -> Architecture | None:
+def from_hub(values: Mapping[str, Any]) -> Architecture | None:
+    """The architecture that a hub config describes, or None if it is of another kind."""
     try:
         heads = values["num_attention_heads"]
         return Architecture(

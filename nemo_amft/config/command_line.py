@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     """Read the arguments. Raises UserError for an unknown option, configuration or group choice."""
     parser = get_args_parser()
     parser.error = _refuse  # argparse would print its whole usage
-    parsed = parser.parse_args(list(arguments))
+    parsed = parser.parse_intermixed_args(list(arguments))  # options may stand between overrides
     if parsed.multirun:
         raise UserError("--multirun: one process trains one run; start a job for each setting")
     folder = _folder("--config-path", parsed.config_path) or CONF

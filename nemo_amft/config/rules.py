@@ -46,6 +46,7 @@ def violations(config: Config, *, on_this_machine: bool = True, module: str = "n
         yield from rule(config)
     if on_this_machine:
         yield from _transformer_engine(config)
+        yield from _offload(config)
         yield from _processes(config, module)
 
 
@@ -257,6 +258,16 @@ def _transformer_engine(config: Config) -> Iterator[str]:
 
     if not platform.is_gpu():
         yield f"{wanted}, expected a GPU: Transformer Engine's attention needs one"
+
+
+def _offload(config: Config) -> Iterator[str]:
+    for section, optim in (("optim", config.optim), ("critic.optim", config.critic.optim)):
+        if not optim.optimizer_cpu_offload:
+            continue
+        from nemo_amft.parallel import platform  # imports torch, so only where the answer is needed
+
+        if not platform.is_gpu():
+            yield f"{section}.optimizer_cpu_offload: found true, expected a GPU: elsewhere it is in host memory anyway"
 
 
 def _processes(config: Config, module: str) -> Iterator[str]:

@@ -127,7 +127,7 @@ class OptimConfig:
     overlap_param_gather: bool = False
     """Gather updated parameters while the next forward pass runs."""
     optimizer_cpu_offload: bool = False
-    """Keep optimiser state in host memory and update it there (needs a GPU to be worth anything)."""
+    """Keep optimiser state in host memory and update it there. Needs a GPU: on a CPU it is in host memory anyway."""
     optimizer_offload_fraction: float = 1.0
     """Share of the optimiser state that is kept in host memory."""
 
@@ -156,6 +156,8 @@ class WarmupConfig:
     """Shape of warm-up's learning rate."""
     lr_warmup_ratio: float = 0.1
     """Share of warm-up over which its learning rate rises."""
+    select_every: int = 0
+    """Steps between validations in warm-up, of which the best hands its policy to the main loop; 0: the last step does."""
     target_entropy_batches: int = 4
     """Demonstration batches over which H* is averaged after warm-up."""
 

@@ -105,22 +105,24 @@ def to_shard(mapping: Mapping, tensors: Sequence[Tensor], architecture: Architec
             return torch.nn.functional.pad(mine, (0, 0, 0, rows - mine.size(0)))
 
 
-def from_shards(mapping: Mapping, shards: Sequence[Tensor], architecture: Architecture) -> list[Tensor]:
-    """The whole hub tensors of `mapping.hub` from every tensor-parallel rank's parameter, in rank order."""
+def from_shards(mapping: Mapping, shards: Tensor, architecture: Architecture) -> list[Tensor]:
+    """The whole hub tensors of `mapping.hub` from the parameters of all tensor-parallel ranks, stacked in rank order.
+
+    They are views of `shards` where their elements lie in order, and copies elsewhere.
+    """
     match mapping.split:
         case "replicated":
             return [shards[0]]
         case "row":
-            return [torch.cat(list(shards), dim=1)]
+            return [shards.transpose(0, 1).flatten(1)]
         case "column":
-            return [torch.cat(list(shards))]
+            return [shards.flatten(0, 1)]
         case "gate_up":
-            halves = [shard.chunk(2) for shard in shards]
-            return [torch.cat(parts) for parts in zip(*halves, strict=True)]
+            return [half.flatten(0, 1) for half in shards.chunk(2, dim=1)]
         case "qkv":
             a = architecture
-            by_group = torch.cat(list(shards)).unflatten(0, (a.num_query_groups, -1))
+            by_group = shards.unflatten(1, (a.num_query_groups // shards.size(0), -1))
             queries = a.num_attention_heads // a.num_query_groups * a.head_dim
-            return [part.flatten(0, 1) for part in by_group.split([queries, a.head_dim, a.head_dim], dim=1)]
+            return [part.flatten(0, 2) for part in by_group.split([queries, a.head_dim, a.head_dim], dim=2)]
         case "vocabulary":
-            return [torch.cat(list(shards))[: architecture.vocab_size]]
+            return [shards.flatten(0, 1)[: architecture.vocab_size]]

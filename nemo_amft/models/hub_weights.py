@@ -1,4 +1,4 @@
-"""Weights in the hub's format, in and out of a Megatron model on any layout, one tensor at a time."""
+"""Weights in the hub's format, in and out of a Megatron model on any layout, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nemo_amft.models.architecture import Architecture
 from nemo_amft.models.critic_model import ValueModel
 from nemo_amft.models.hub_files import WRITE_ERRORS, HubReader, HubWriter
 from nemo_amft.models.hub_names import EMBEDDING, HEAD, Mapping, from_shards, hub_shapes, mapping_of, to_shard
-from nemo_amft.parallel import platform
+from nemo_amft.models.weight_buckets import DEFAULT_BYTES, gathered
 
 
 @torch.no_grad()
@@ -41,28 +41,21 @@ def load_hub_weights(chunks: Sequence[torch.nn.Module], hub_config: PreTrainedCo
 
 
 @torch.no_grad()
-def export_hub_weights(chunks: Sequence[torch.nn.Module], hub_config: PreTrainedConfig) -> Iterator[tuple[str, Tensor]]:
+def export_hub_weights(
+    chunks: Sequence[torch.nn.Module], hub_config: PreTrainedConfig, bucket_bytes: int = DEFAULT_BYTES
+) -> Iterator[tuple[str, Tensor]]:
     """Yield (hub name, whole tensor on this rank's device) for every tensor of the policy, on every rank in the same order.
 
-    Collective over the tensor- and pipeline-parallel groups, and so to be exhausted by all ranks alike. One parameter is
-    gathered at a time. A tensor may alias the parameter itself: copy what is to outlive the next step.
+    Collective over the tensor- and pipeline-parallel groups, and so to be exhausted by all ranks alike. At most `bucket_bytes`
+    are gathered at one time (or one parameter, if that is more), and one parameter's tensors are put together from them. They
+    may alias the parameter or what was gathered: copy what is to outlive the next step.
     """
     architecture = Architecture.from_hub(hub_config)
+    own = {name: parameter.detach() for name, parameter in _parameters(chunks) if not _is_tied_copy(name, architecture)}
     tp_group = parallel_state.get_tensor_model_parallel_group()
     pp_group = parallel_state.get_pipeline_model_parallel_group()
-    own = {name: parameter.detach() for name, parameter in _parameters(chunks) if not _is_tied_copy(name, architecture)}
-    for name, owner, shape, dtype in _over_stages(own, pp_group):
-        if owner == pp_group.rank():
-            shard = own[name].contiguous()
-        else:
-            shard = torch.empty(shape, dtype=dtype, device=platform.device())
-        if pp_group.size() > 1:
-            dist.broadcast(shard, group_src=owner, group=pp_group)
+    for name, shards in gathered(own, tp_group, pp_group, bucket_bytes):
         mapping = mapping_of(name)
-        shards = [shard]
-        if tp_group.size() > 1 and mapping.split != "replicated":
-            shards = [torch.empty_like(shard) for _ in range(tp_group.size())]
-            dist.all_gather(shards, shard, group=tp_group)
         yield from zip(mapping.hub, from_shards(mapping, shards, architecture), strict=True)
 
 
@@ -125,20 +118,6 @@ def _is_tied_copy(name: str, architecture: Architecture) -> bool:
 
 def _mapping_with_ties(name: str, architecture: Architecture) -> Mapping:
     return Mapping("vocabulary", (EMBEDDING,)) if _is_tied_copy(name, architecture) else mapping_of(name)
-
-
-def _over_stages(
-    own: dict[str, Tensor], pp_group: dist.ProcessGroup
-) -> Iterator[tuple[str, int, tuple[int, ...], torch.dtype]]:
-    """(name, owner's pipeline rank, shard's shape, dtype) of all stages' parameters, in the same order on every rank."""
-    described = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in own.items()]
-    stages = [described]
-    if pp_group.size() > 1:
-        stages = [None] * pp_group.size()
-        dist.all_gather_object(stages, described, group=pp_group)
-    for owner, stage in enumerate(stages):
-        for name, shape, dtype in stage:
-            yield name, owner, shape, dtype
 
 
 def _raise_everywhere(failure: Exception | None) -> None:

@@ -22,6 +22,7 @@ from megatron.core.optimizer import (
     get_megatron_optimizer,
     get_standard_config_overrides,
 )
+from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import get_model_config
@@ -161,19 +162,22 @@ class TrainableModel(ForwardModel):
             params_dtype=torch.bfloat16 if self.bf16 else torch.float32,
             use_distributed_optimizer=optim.use_distributed_optimizer,
             overlap_param_gather=optim.overlap_param_gather,
+            optimizer_cpu_offload=optim.optimizer_cpu_offload,
+            optimizer_offload_fraction=optim.optimizer_offload_fraction,
         )
 
     def _create_adam_state(self) -> None:
         """Give Adam the state it would make in its first step, so that a model can be saved, or loaded into, before it."""
         for member in self._optimizers():
-            if not isinstance(member.optimizer, torch.optim.Adam | torch.optim.AdamW):
+            if isinstance(member.optimizer, HybridDeviceOptimizer):
+                for part in member.optimizer.sub_optimizers:
+                    _create_moments(part)
+                member.optimizer._sync_sub_optimizers_state_to_hdo()
+            elif isinstance(member.optimizer, torch.optim.Adam | torch.optim.AdamW):
+                _create_moments(member.optimizer)
+            else:
                 with platform.megatron():
                     member.init_state_fn(member.optimizer, member.config)  # fused Adam: Megatron knows how
-                continue
-            for group in member.optimizer.param_groups:
-                for parameter in group["params"]:
-                    moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-                    member.optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
 
     def accumulate(
         self, micro: Sequence[MicroBatch], forward: ForwardFn, loss_fn: LossFn, weight: float, last: bool
@@ -280,6 +284,15 @@ class TrainableModel(ForwardModel):
                 use_checkpoint_opt_param_scheduler=False,
                 override_opt_param_scheduler=True,
             )
+
+
+def _create_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Adam's state before its first step. torch counts steps per parameter, fused Adam per group."""
+    counted = isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = ({"step": torch.tensor(0.0)} if counted else {}) | moments
 
 
 def set_schedule(scheduler: OptimizerParamScheduler, step: int) -> float:

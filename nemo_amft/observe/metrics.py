@@ -30,7 +30,7 @@ Record = dict[str, Any]
 
 FILE_NAME = "metrics.jsonl"
 
-TIME_KEYS = ("time", "seconds/", "tokens_per_second/", "memory/")
+TIME_KEYS = ("time", "seconds/", "tokens_per_second/", "memory/", "perf/", "start_up/")
 """What differs between two runs of the same numbers: the key "time", and every key that begins with one of the others."""
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import math
 import sys
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from nemo_amft.parallel import platform
+from nemo_amft.parallel import failures, platform
+
+STUCK_S = 10.0
+"""Seconds after which a process whose watchdog thread gets no turn, because C code holds the interpreter, is ended from C."""
 
 
 class PhaseTimers:
@@ -24,8 +29,7 @@ class PhaseTimers:
     A phase's seconds include those of the phases inside it, so the outermost ones add up to the step.
 
     Watchdog: a phase that lasts longer than `timeout_s` has every Python thread's stack dumped to stderr and its process ended
-    with status 1, by a C thread that also works while Python itself is stuck in a collective. The launcher then ends the other
-    ranks.
+    with status 1. The launcher then ends the other ranks, which print their stacks too (parallel/failures.py).
     """
 
     def __init__(self, timeout_s: float = 0.0) -> None:
@@ -33,6 +37,7 @@ class PhaseTimers:
         self._timeout_s = timeout_s
         self._stack: list[str] = []
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._watchdog = _Watchdog(timeout_s, lambda: failures.end_hung(f"phase {self.current}", timeout_s))
 
     @property
     def current(self) -> str | None:
@@ -47,7 +52,7 @@ class PhaseTimers:
         self._stack.append(phase)
         name = "/".join(self._stack)
         if watched:
-            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=sys.__stderr__)
+            self._watchdog.watch()
         try:
             platform.synchronize()
             started = time.perf_counter()
@@ -61,15 +66,40 @@ class PhaseTimers:
         finally:
             self._stack.pop()
             if watched:
-                faulthandler.cancel_dump_traceback_later()
+                self._watchdog.rest()
 
-    def tokens_per_second(self, tokens: int, *phases: str) -> float:
-        """`tokens` over the seconds that `phases` took since the last `collect`; 0.0 if they did not run."""
+    def per_second(self, amount: float, *phases: str) -> float:
+        """`amount` over the seconds that `phases` took since the last `collect`; 0.0 if they did not run."""
         seconds = sum(self._seconds[phase] for phase in phases if phase in self._seconds)
-        return tokens / seconds if seconds > 0 else 0.0
+        return amount / seconds if seconds > 0 else 0.0
 
     def collect(self) -> dict[str, float]:
         """{"seconds/<phase>": seconds since the last call}, and start over."""
         seconds = {f"seconds/{name}": value for name, value in self._seconds.items()}
         self._seconds.clear()
         return seconds
+
+
+class _Watchdog:
+    """Calls `bite` once `watch` was longer ago than `timeout_s` without a `rest`."""
+
+    def __init__(self, timeout_s: float, bite: Callable[[], None]) -> None:
+        self._timeout_s, self._bite = timeout_s, bite
+        self._deadline = math.inf
+        self._thread: threading.Thread | None = None
+
+    def watch(self) -> None:
+        self._deadline = time.monotonic() + self._timeout_s
+        faulthandler.dump_traceback_later(self._timeout_s + STUCK_S, exit=True, file=sys.__stderr__)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+            self._thread.start()
+
+    def rest(self) -> None:
+        self._deadline = math.inf
+        faulthandler.cancel_dump_traceback_later()
+
+    def _run(self) -> None:
+        while time.monotonic() < self._deadline:
+            time.sleep(min(1.0, self._timeout_s / 4))
+        self._bite()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nemo_amft.config.schema import RolloutConfig
 from nemo_amft.parallel import platform
-from nemo_amft.rollout import vllm_process
+from nemo_amft.rollout import vllm_process, vllm_weights
 from nemo_amft.rollout.gather import gather_completions
 from nemo_amft.rollout.limits import check_lengths
 from nemo_amft.rollout.shares import shares
@@ -79,6 +79,7 @@ class VLLMEngine:
             import vllm
 
             vllm_process.keep_process_groups()
+            vllm_process.name_device()
             try:
                 llm = vllm.LLM(
                     model_folder,
@@ -126,16 +127,15 @@ class VLLMEngine:
         return gather_completions(completions if self._engine_rank == 0 else [])
 
     def update_weights(self) -> None:
-        """Load the policy's weights in place, one layer at a time, and drop the prefix cache. Asleep on a GPU: `wake` will."""
+        """Load the policy's weights in place, tensor by tensor, and drop the prefix cache. Asleep on a GPU: `wake` will."""
         if self._asleep and platform.is_gpu():
             return
         weights = self._weights()
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights, "is_checkpoint_format": True})
+        self._llm.collective_rpc(vllm_weights.load, args=(weights,))
         for _ in weights:  # whatever vLLM had no use for: the other ranks wait in these gathers
             pass
-        if not platform.is_gpu():
-            self._llm.collective_rpc(vllm_process.repack_tied_head)
         self._llm.reset_prefix_cache()
+        platform.synchronize()
 
     def wake(self) -> None:
         """Take device memory back: weights first, then the cache, so that loading has room. On a CPU only a change of state."""
@@ -193,6 +193,9 @@ def _platform_arguments(rollout: RolloutConfig) -> dict[str, Any]:
     return {
         "kv_cache_memory_bytes": int(rollout.kv_cache_gb * 2**30),
         "enforce_eager": True,  # compiling takes minutes on a CPU
+        # Where it cuts a prompt, vLLM 0.32 takes back the token that the first part drew; a CPU's generator cannot, and raises.
+        "enable_chunked_prefill": False,
+        "block_size": 32,  # the smallest its CPU kernels like: a prompt is shared in whole blocks, and its own choice is 128
         "worker_cls": "nemo_amft.rollout.vllm_cpu_worker.CPUWorker",
         "additional_config": {"shared_memory_name": vllm_process.job_name()},
     }

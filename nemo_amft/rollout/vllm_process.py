@@ -8,7 +8,6 @@ import random
 import secrets
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import numpy
 import torch
@@ -75,16 +74,11 @@ def keep_process_groups() -> None:
     core.cleanup_dist_env_and_memory = destroy_model_parallel
 
 
-def repack_tied_head(worker: Any) -> None:
-    """Give a CPU engine's output layer the embeddings it shares, after a reload.
-
-    On a CPU vLLM 0.32 multiplies by a packed copy of each weight. A reload packs anew the layers that had weights loaded, and
-    an output layer that is tied to the embeddings never has: it kept the first weights for ever.
-    """
-    model = worker.model_runner.get_model()
-    if getattr(model.config, "tie_word_embeddings", False):
-        model.lm_head.tie_weights(model.model.embed_tokens)
-        model.lm_head.quant_method.process_weights_after_loading(model.lm_head)
+def name_device() -> None:
+    """Have vLLM use this process's GPU. It takes LOCAL_RANK for the device's index, which is 0 for every process where Slurm
+    shows each its own GPU only. Call within `undisturbed`."""
+    if platform.is_gpu():
+        os.environ["LOCAL_RANK"] = str(torch.cuda.current_device())
 
 
 def check_head_size(head_size: int) -> None:

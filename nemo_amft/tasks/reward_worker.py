@@ -73,10 +73,10 @@ def _private_stdout() -> BinaryIO:
 
 def _set_signals() -> None:
     """Ignore what schedulers send to all processes of a job, such as a warning before its time limit: the parent decides."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # last: the parent blocks signals, and one may be pending
 
 
 def _load_verifier(settings: dict[str, Any], pickled: bytes) -> Callable[[str, str, bool], Verdict]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import random
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config
 
 from nemo_amft.config.schema import ModelConfig, OptimConfig, RolloutConfig
@@ -60,7 +62,7 @@ def folders(tmp_path_factory) -> Folders:
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
-            max_position_embeddings=64,
+            max_position_embeddings=128,
             initializer_range=0.2,
             tie_word_embeddings=tied,
         )
@@ -199,10 +201,10 @@ def _log_probs(
     return [0.0, *output[0, 0, : length - 1].tolist()]
 
 
-def _greedy_by_transformers(folder: Path) -> list[tuple[int, ...]]:
+def _greedy_by_transformers(folder: Path, prompts: Sequence[tuple[int, ...]] = PROMPTS) -> list[tuple[int, ...]]:
     model = AutoModelForCausalLM.from_pretrained(folder)
     lengths = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
-    return [tuple(model.generate(torch.tensor([prompt]), **lengths)[0, len(prompt) :].tolist()) for prompt in PROMPTS]
+    return [tuple(model.generate(torch.tensor([prompt]), **lengths)[0, len(prompt) :].tolist()) for prompt in prompts]
 
 
 @every_layout
@@ -322,3 +324,101 @@ def test_decoding_sees_a_step_whose_parameters_are_gathered_late(folders):
     for error, moved in run_ranks(2, decode_after_a_step, folders["megatron"][0]):
         assert error < 1e-4
         assert moved > 0.01
+
+
+# name: (layout of training, tensor-parallel size of the engine); from TP2 to either is among `VLLM`
+ELSEWHERE = {
+    "DP2 to TP2": (ModelConfig(), 2),
+    "PP2 to TP2": (ModelConfig(pipeline_model_parallel_size=2), 2),
+    "PP2 to 2 engines": (ModelConfig(pipeline_model_parallel_size=2), 1),
+}
+LONG = tuple(7 * i % VOCAB_SIZE for i in range(70))
+LONG_TOO = (*LONG[:40], *reversed(LONG[40:]))
+SAMPLES = [Request(prompt) for prompt in (LONG, LONG_TOO) for _ in range(4)]
+MANY = [Request((*divmod(i, 10), *LONG[2:]), seed=i) for i in range(130)]
+"""More prompt tokens than vLLM computes in one step."""
+
+
+@pytest.fixture(scope="module")
+def elsewhere(folders) -> dict[str, dict]:
+    """What the engines of `ELSEWHERE` found, one after another in the same processes."""
+    first, other = run_ranks(2, exercise_elsewhere, *folders[False], timeout=180)
+    assert first == other, "ranks disagree"
+    return first
+
+
+def exercise_elsewhere(first: Path, second: Path) -> dict[str, dict]:
+    """Body of a rank: engines of other layouts than the policy's, before and after the weights change."""
+    from megatron.core import parallel_state
+
+    from nemo_amft.models.builder import build_policy
+    from nemo_amft.models.hub_weights import export_hub_weights, load_hub_weights
+    from nemo_amft.rollout.vllm import VLLMEngine
+
+    hub_config, found = AutoConfig.from_pretrained(first), {}
+    for name, (model, engine_tp) in ELSEWHERE.items():
+        groups.initialize(model, seed=1)
+        with platform.megatron():
+            chunks = build_policy(hub_config, model, "32")
+        load_hub_weights(chunks, hub_config, first)
+        rollout = replace(ROLLOUT, tensor_model_parallel_size=engine_tp, max_num_seqs=128)
+        engine = VLLMEngine(
+            first, rollout, "32", len(LONG) + NEW_TOKENS, lambda chunks=chunks: export_hub_weights(chunks, hub_config, 50_000)
+        )
+        engine.wake()
+        one, cached = found.setdefault(name, {}), []
+        _record_cached_tokens(engine, cached)
+        one["greedy"] = [c.token_ids for c in engine.generate(REQUESTS, GREEDY)]
+        one["samples"] = [c.token_ids for c in engine.generate(SAMPLES, GREEDY)]
+        load_hub_weights(chunks, hub_config, second)
+        engine.update_weights()
+        one["greedy after sync"] = [c.token_ids for c in engine.generate(REQUESTS, GREEDY)]
+        one["samples after sync"] = [c.token_ids for c in engine.generate(SAMPLES, GREEDY)]
+        many = engine.generate(MANY, SamplingParams(NEW_TOKENS))
+        one["many"], one["alone"] = many[-1].token_ids, engine.generate(MANY[-1:], SamplingParams(NEW_TOKENS))[0].token_ids
+        expected = load_file(second / "model.safetensors")
+        one["policy kept"] = all(expected[key].equal(t) for key, t in export_hub_weights(chunks, hub_config))
+        one["cached"] = [None] * dist.get_world_size()
+        dist.all_gather_object(one["cached"], cached)
+        engine.close()
+        parallel_state.destroy_model_parallel()
+    return found
+
+
+def _record_cached_tokens(engine, record: list[list[int]]) -> None:
+    """Append, for each batch that this rank's vLLM draws, the prompt tokens of every request that came from the cache."""
+    generate = engine._llm.generate
+
+    def recording(*args, **kwargs):
+        outputs = generate(*args, **kwargs)
+        record.append([output.num_cached_tokens for output in outputs])
+        return outputs
+
+    engine._llm.generate = recording
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ELSEWHERE)
+def test_engines_have_a_layout_of_their_own(elsewhere, folders, layout):
+    for key, folder in zip(("greedy", "greedy after sync"), folders[False], strict=True):
+        assert elsewhere[layout][key] == _greedy_by_transformers(folder)
+    assert elsewhere[layout]["policy kept"]
+
+
+@pytest.mark.slow
+def test_samples_of_a_prompt_compute_it_once_until_the_weights_change(elsewhere, folders):
+    # Blocks of 32: of 70 tokens 64 are shared by the samples, and 32 by two prompts whose first 40 are alike. Of two engines
+    # each has a prompt.
+    for layout, prefill in (("PP2 to TP2", [0, 64, 64, 64, 32, 64, 64, 64]), ("PP2 to 2 engines", [0, 64, 64, 64])):
+        found = elsewhere[layout]
+        for key, folder in zip(("samples", "samples after sync"), folders[False], strict=True):
+            expected = _greedy_by_transformers(folder, [LONG, LONG_TOO])
+            assert found[key] == [expected[0]] * 4 + [expected[1]] * 4
+        for cached in found["cached"]:
+            assert cached[1] == cached[3] == prefill
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ELSEWHERE)
+def test_a_seed_holds_where_prompts_exceed_what_a_step_computes(elsewhere, layout):
+    assert elsewhere[layout]["many"] == elsewhere[layout]["alone"]

@@ -166,6 +166,8 @@ def test_a_mistake_is_one_line_that_names_the_key(changes, message):
          "data.train: expected a hub id or a file, found 'no/such/file.parquet', which does not exist"),
         ({"model__transformer_impl": "transformer_engine"},
          "model.transformer_impl: found transformer_engine, expected Transformer Engine, which is not installed here"),
+        ({"optim__optimizer_cpu_offload": True},
+         "optim.optimizer_cpu_offload: found true, expected a GPU: elsewhere it is in host memory anyway"),
         ({"trainer__devices": 2},
          "trainer.num_nodes * trainer.devices: found 1 * 2 = 2, expected the number of processes started (no launcher, so 1); "
          "start with: torchrun --nproc-per-node 2 -m nemo_amft.train ..."),

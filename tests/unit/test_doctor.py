@@ -1,7 +1,9 @@
 """The doctor finds what is missing, says how to get it, and fails only for what is required."""
 
 import subprocess
+from pathlib import Path
 
+import nemo_amft
 from nemo_amft import doctor
 from nemo_amft.observe import summary
 
@@ -9,7 +11,23 @@ from nemo_amft.observe import summary
 def test_this_environment_is_healthy(capsys):
     assert doctor.main() == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in ("python", "torch", "megatron-core", "transformer-engine", "apex", "vllm", "nemo"))
+    assert all(
+        name in out for name in ("python", "torch", "megatron-core", "transformer-engine", "apex", "vllm", "nemo", "gloo")
+    )
+
+
+def test_it_says_which_code_it_is(capsys):
+    """In a container there may be two: the image's, and the checkout that a job was submitted from."""
+    doctor.main()
+    assert f"{nemo_amft.__version__} ({Path(nemo_amft.__file__).resolve().parent}" in capsys.readouterr().out
+
+
+def test_a_package_without_its_compiled_part_counts_as_missing(monkeypatch):
+    """transformer_engine installs from a wheel on its own; what Megatron uses is transformer_engine_torch."""
+    monkeypatch.setattr(doctor, "_version", lambda name: "2.11.0")
+    engine, apex = doctor._fused_kernels()
+    assert (engine.state, engine.found) == ("note", "2.11.0 without its compiled part, transformer_engine_torch")
+    assert apex.fix == "costs on a GPU: torch's Adam and norms, unfused"
 
 
 def test_a_missing_requirement_fails_with_its_name_and_fix(monkeypatch, capsys):

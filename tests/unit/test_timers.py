@@ -43,13 +43,13 @@ def test_a_nested_phase_has_its_own_name_and_counts_in_the_outer_one(clock):
     assert timers.collect() == {"seconds/validation": 3.0, "seconds/validation/rollout": 2.0}
 
 
-def test_tokens_per_second_is_over_the_seconds_of_all_named_phases(clock):
+def test_a_rate_is_over_the_seconds_of_all_named_phases(clock):
     timers = PhaseTimers()
     for phase, seconds in {"sft": 1.0, "rl": 3.0, "rollout": 5.0}.items():
         with timers(phase):
             clock.now += seconds
-    assert timers.tokens_per_second(100, "sft", "rl", "value") == 25.0
-    assert timers.tokens_per_second(100, "value") == 0.0
+    assert timers.per_second(100, "sft", "rl", "value") == 25.0
+    assert timers.per_second(100, "value") == 0.0
 
 
 def test_the_device_is_waited_for_before_each_reading(monkeypatch):

@@ -21,9 +21,7 @@ class AMFT(Method):
 
     def __init__(self, config: AMFTConfig, max_new_tokens: int):
         super().__init__(config, max_new_tokens)
-        self.uses_critic = config.rl.advantage == "gae"
-        self.uses_reference = config.rl.kl_coef > 0.0
-        self.updates_per_step = config.rl.updates_per_rollout_batch
+        self.use_rl(config.rl)
 
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
         """L_SFT on the demonstrations, L_RL on the rollouts (Algorithm 2, lines 16-20)."""

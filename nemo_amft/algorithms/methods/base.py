@@ -7,8 +7,8 @@ back. The controller weighs the terms by name. Nothing else differs between meth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -54,6 +54,8 @@ class Sample:
     finished: bool
     num_tokens: int
     """Tokens of the response."""
+    off_policy: bool = False
+    """A demonstration that stands among rollouts."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,10 @@ class Term:
     loss: TokenLoss
     on_policy: bool = False
     """Log-probs at the rollouts' temperature instead of 1."""
+    weight: float = 1.0
+    """The method's own factor, on top of the controller's."""
+    own_update: bool = False
+    """An optimiser update of its own, after the step's others, instead of a part of theirs."""
     needs: frozenset[str] = frozenset()
     rl: RLConfig | None = field(default=None, repr=False)
 
@@ -103,7 +109,23 @@ class Term:
             Batch(c.sequences, w.total_tokens, w.total_sequences, c.per_token, c.per_sequence)
             for c, w in zip(chosen, whole, strict=True)
         ]
-        return [Term(self.name, b, self.loss, self.on_policy, self.needs, self.rl) for b in batches]
+        return [replace(self, batch=b) for b in batches]
+
+
+class Tools(Protocol):
+    """What a method may ask of the run. Every rank asks alike, in the same order."""
+
+    def demonstration(self, example: Example) -> Demonstration | None:
+        """The example's demonstration as tokens; None if it has none."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of text in the middle of a sequence."""
+        ...
+
+    def grade(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Verdict]:
+        """Verdicts of complete responses to examples, in order. Collective."""
+        ...
 
 
 class Method:
@@ -116,18 +138,59 @@ class Method:
     """Whether a frozen copy of the policy after warm-up is kept: for terms that need "reference_log_prob"."""
     updates_per_step = 1
     """Optimiser updates that the step's terms are split into."""
+    needs_demonstrations = False
+    """Whether prompts are drawn from the examples that have a demonstration only."""
 
     def __init__(self, config: Any, max_new_tokens: int):
         """`max_new_tokens`: the longest response, the constant divisor of seq_mean_token_sum_norm."""
         self.config, self.max_new_tokens = config, max_new_tokens
 
+    tools: Tools
+
+    def use_rl(self, rl: RLConfig) -> None:
+        """Ask for what an RL term of this configuration needs."""
+        self.uses_critic = rl.advantage == "gae"
+        self.uses_reference = rl.kl_coef > 0.0
+        self.updates_per_step = rl.updates_per_rollout_batch
+
+    def bind(self, tools: Tools) -> None:
+        """Called once, before the first step."""
+        self.tools = tools
+
     def prompts(self, step: int, examples: Sequence[Example]) -> list[Example]:
-        """What to roll out; a method with hints or thought patterns changes the prompts here."""
+        """What to roll out: a method with hints or thought patterns changes the prompts here, one without rollouts returns
+        none."""
         return list(examples)
 
+    def samples_per_prompt(self, configured: int) -> int:
+        """Rollouts a prompt, of data.samples_per_prompt; fewer where something else fills the group."""
+        return configured
+
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
-        """The step's loss terms."""
+        """The step's loss terms, at least one; a term whose batch is empty adds nothing."""
         raise NotImplementedError
+
+    def demonstrated(self, groups: Sequence[Group]) -> list[Sample | None]:
+        """The demonstration of each group's prompt as a graded sample; None where there is none. Collective."""
+        found = [self.tools.demonstration(group.example) for group in groups]
+        there = [d for d in found if d is not None]
+        texts = [d.example.demonstration or "" for d in there]
+        verdicts = iter(self.tools.grade([d.example for d in there], texts))
+        return [
+            None
+            if d is None
+            else Sample(
+                d.sequence, d.example.demonstration or "", next(verdicts), True, d.sequence.num_trained, off_policy=True
+            )
+            for d in found
+        ]
+
+    def observe(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
+        """What a step of `phase` ("warmup" or "train") measured, the same on every rank; called after it."""
+
+    def metrics(self) -> dict[str, float]:
+        """What the last `prompts` and `compose` did, for the log."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready state (buffers, schedules)."""
@@ -137,20 +200,38 @@ class Method:
         """Restore what `state_dict` returned."""
 
 
-def sft_term(demonstrations: Sequence[Demonstration]) -> Term:
-    """Token-mean NLL of the demonstrations (paper, Eq. 2)."""
-    return Term("sft", Batch.whole([d.sequence for d in demonstrations]), SFTLoss())
+def sft_term(demonstrations: Sequence[Demonstration], loss: TokenLoss | None = None) -> Term:
+    """Token-mean NLL of the demonstrations (paper, Eq. 2), or another `loss` over them."""
+    return Term("sft", Batch.whole([d.sequence for d in demonstrations]), loss or SFTLoss())
 
 
-def rl_term(groups: Sequence[Group], rl: RLConfig, max_new_tokens: int) -> Term:
-    """PPO's clipped loss over all responses; group advantages are set here, GAE's by the trainer, which has the critic."""
+def policy_loss(rl: RLConfig, max_new_tokens: int) -> PolicyLoss:
+    """The loss that `rl` describes."""
+    return PolicyLoss(rl.clip_ratio, rl.loss_aggregation, max_new_tokens, rl.kl_coef, rl.entropy_coef, rl.importance_cap)
+
+
+def rl_term(
+    groups: Sequence[Group],
+    rl: RLConfig,
+    max_new_tokens: int,
+    *,
+    advantages: Sequence[float] | None = None,
+    loss: TokenLoss | None = None,
+) -> Term:
+    """PPO's clipped loss over all responses; group advantages are set here, GAE's by the trainer, which has the critic.
+
+    `advantages`: others than the group's, one a sample in order. `loss`: another than PolicyLoss, over the same extras and
+    `off_policy` [B, 1].
+    """
     samples = [sample for group in groups for sample in group.samples]
     batch = Batch.whole([s.sequence for s in samples], reward=[s.verdict.reward for s in samples])
     behavior = [torch.tensor(s.sequence.behavior_log_probs or [0.0] * len(s.sequence.tokens)) for s in samples]
     batch.per_token["behavior_log_prob"] = behavior
-    loss = PolicyLoss(rl.clip_ratio, rl.loss_aggregation, max_new_tokens, rl.kl_coef, rl.entropy_coef, rl.importance_cap)
+    batch.per_sequence["off_policy"] = [float(s.off_policy) for s in samples]
     needs = set()
-    if rl.advantage == "gae":
+    if advantages is not None:
+        batch.per_sequence["advantage"] = list(advantages)
+    elif rl.advantage == "gae":
         needs.add("value")
     else:
         batch.per_sequence["advantage"] = [a for group in groups for a in group_advantages(group.rewards, rl.advantage)]
@@ -158,4 +239,5 @@ def rl_term(groups: Sequence[Group], rl: RLConfig, max_new_tokens: int) -> Term:
         needs.add("old_log_prob")
     if rl.kl_coef:
         needs.add("reference_log_prob")
+    loss = loss or policy_loss(rl, max_new_tokens)
     return Term("rl", batch, loss, on_policy=True, needs=frozenset(needs), rl=rl)

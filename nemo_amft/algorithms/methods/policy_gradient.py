@@ -1,0 +1,28 @@
+"""RL alone: GRPO, Dr.GRPO, RLOO and PPO, which differ in `rl` only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from nemo_amft.algorithms.methods.base import Demonstration, Group, Method, RLConfig, Term, rl_term
+
+
+@dataclass(frozen=True)
+class PolicyGradientConfig:
+    rl: RLConfig = field(default_factory=lambda: RLConfig(advantage="grpo"))
+    """The RL term."""
+
+
+class PolicyGradient(Method):
+    """One term, `rl`, over all rollouts of the step."""
+
+    Config = PolicyGradientConfig
+
+    def __init__(self, config: PolicyGradientConfig, max_new_tokens: int):
+        super().__init__(config, max_new_tokens)
+        self.use_rl(config.rl)
+
+    def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
+        """L_RL on the rollouts."""
+        return [rl_term(groups, self.config.rl, self.max_new_tokens)]
