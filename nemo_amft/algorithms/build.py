@@ -85,10 +85,12 @@ def build_parts(
             else None
         )
     start_up.mark("models")
-    engine = build_engine(c, hub, policy.chunks)
+    room = c.data.max_prompt_tokens + method.added_prompt_tokens(c.data)
+    prompt_tokens = max(c.data.max_prompt_tokens, min(room, hub.config.max_position_embeddings - c.rollout.max_new_tokens))
+    engine = build_engine(c, hub, policy.chunks, prompt_tokens)
     start_up.mark("engine")
     seed = c.trainer.seed
-    sampler = build_sampler(c, engine, hub, chat, task, place, timers)
+    sampler = build_sampler(c, engine, hub, chat, task, place, timers, prompt_tokens)
     method.bind(sampler)
     return Parts(
         config=c,
@@ -134,9 +136,10 @@ def _build_critic(config: Config, hub: HubModel, run_dir: Path, place: Place) ->
     return Critic(chunks, config.model, config.critic.optim, config.trainer.precision, place)
 
 
-def build_engine(config: Config, hub: HubModel, chunks: list) -> RolloutEngine:
-    """The rollout engine that the config names, over the policy's chunks."""
-    longest = config.data.max_prompt_tokens + config.rollout.max_new_tokens
+def build_engine(config: Config, hub: HubModel, chunks: list, prompt_tokens: int | None = None) -> RolloutEngine:
+    """The rollout engine that the config names, over the policy's chunks. `prompt_tokens`: the longest prompt, where a method's
+    own are longer than the data's."""
+    longest = (prompt_tokens or config.data.max_prompt_tokens) + config.rollout.max_new_tokens
     if config.rollout.engine == "megatron":
         from nemo_amft.rollout.megatron import MegatronEngine
 
@@ -150,7 +153,14 @@ def build_engine(config: Config, hub: HubModel, chunks: list) -> RolloutEngine:
 
 
 def build_sampler(
-    config: Config, engine: RolloutEngine, hub: HubModel, chat: ChatTemplate, task: Task, place: Place, timers: PhaseTimers
+    config: Config,
+    engine: RolloutEngine,
+    hub: HubModel,
+    chat: ChatTemplate,
+    task: Task,
+    place: Place,
+    timers: PhaseTimers,
+    prompt_tokens: int | None = None,
 ) -> Sampler:
     """Engine, chat template and verifier processes, as one."""
     return Sampler(
@@ -163,6 +173,7 @@ def build_sampler(
         config.trainer.seed,
         config.rollout.seed_per_sample,
         stop_token_ids(hub),
+        prompt_tokens or config.data.max_prompt_tokens,
     )
 
 

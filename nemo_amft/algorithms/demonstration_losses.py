@@ -48,7 +48,7 @@ class MixedPolicyLoss:
     """PPO's clipped surrogate on rollouts and OffPolicyLoss on the demonstrations among them, with one denominator.
 
     extras: those of PolicyLoss, and `off_policy` [B, 1], 1 for a demonstration. Demonstrations' log-probs are at the rollouts'
-    temperature here.
+    temperature here. The entropy bonus is over both, as in LUFFY's code; a KL penalty is over rollouts alone.
     """
 
     policy: PolicyLoss
@@ -66,84 +66,91 @@ class MixedPolicyLoss:
     def __call__(
         self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals
     ) -> LossAndMetrics:
+        policy = self.policy
         off = mask & (extras["off_policy"] > 0)
-        off_policy = OffPolicyLoss(self.kind, self.shaping, self.policy.aggregation, self.policy.constant)
-        on_loss, on_metrics = self.policy(log_prob, entropy, mask & ~off, extras, totals)
+        off_policy = OffPolicyLoss(self.kind, self.shaping, policy.aggregation, policy.constant)
+        on_loss, on_metrics = policy(log_prob, entropy, mask & ~off, extras, totals)
         off_loss, off_metrics = off_policy(log_prob, entropy, off, extras, totals)
-        return on_loss + off_loss, on_metrics | off_metrics
+        loss = on_loss + off_loss
+        if policy.entropy_coef:
+            weights = token_weights(off, policy.aggregation, totals, policy.constant)
+            loss = loss - policy.entropy_coef * (torch.where(off, entropy, 0.0) * weights).sum()
+        metrics = on_metrics | off_metrics
+        for name in ("loss/rl", "loss/off_policy"):  # parts of one mean: both over all tokens, so that they add up to it
+            metrics[name] = (metrics[name][0], mask.sum())
+        return loss, metrics
 
 
 @dataclass(frozen=True)
 class WeightedNLL:
     """Negative log-likelihood with a weight a token that carries no gradient; token mean over the global batch.
 
-    none: 1. phi: p (1 - p), CHORD-phi (arXiv 2508.11408): large where the policy is undecided about the token, none where it
-    is sure either way. entropy: `scale` * exp(-H), SRFT's w_SFT, H being the sequence's mean entropy, or with extras
-    `mean_entropy` [B, 1] the batch's.
+    phi: p (1 - p), CHORD-phi (arXiv 2508.11408): large where the policy is undecided about the token, none where it is sure
+    either way. entropy: exp(-H), SRFT's w_SFT over its scale, H being the sequence's mean entropy. `scale` multiplies either.
     """
 
-    weight: Literal["none", "phi", "entropy"] = "none"
+    weight: Literal["phi", "entropy"]
     scale: float = 1.0
-    name: str = "sft"
 
+    metrics = ("loss/sft", "entropy/sft", "weight/sft")
     entropy_gradient = False
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        return (f"loss/{self.name}", f"entropy/{self.name}", f"weight/{self.name}")
 
     def __call__(
         self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals
     ) -> LossAndMetrics:
         weights = token_weights(mask, "token_mean", totals, 1)
-        factor = self.scale * self._factor(log_prob.detach(), entropy.detach(), mask, extras)
-        loss = -(torch.where(mask, log_prob * factor, 0.0) * weights).sum()
-        return loss, {
-            f"loss/{self.name}": token_sum(-log_prob, mask),
-            f"entropy/{self.name}": token_sum(entropy, mask),
-            f"weight/{self.name}": token_sum(factor.expand_as(log_prob), mask),
+        log_prob = torch.where(mask, log_prob, 0.0)
+        prob = log_prob.detach().exp()
+        factor = self.scale * (prob * (1 - prob) if self.weight == "phi" else torch.exp(-mean_of(entropy.detach(), mask)))
+        return -(log_prob * factor * weights).sum(), {
+            "loss/sft": token_sum(-log_prob, mask),
+            "entropy/sft": token_sum(entropy, mask),
+            "weight/sft": token_sum(factor.expand_as(log_prob), mask),
         }
-
-    def _factor(self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor]) -> Tensor:
-        if self.weight == "phi":
-            prob = log_prob.exp()
-            return prob * (1 - prob)
-        if self.weight == "entropy":
-            return torch.exp(-extras.get("mean_entropy", mean_of(entropy, mask)))
-        return torch.ones_like(log_prob)
 
 
 @dataclass(frozen=True)
 class SelfImitationLoss:
-    """SRFT's term on the policy's own rollouts (arXiv 2506.19767, Eqs. 10-12): w_RL NLL(correct) - NLL(wrong), token mean.
+    """SRFT's term on the policy's own rollouts (arXiv 2506.19767, Eqs. 10-12): w_RL NLL(correct) - NLL(wrong).
 
-    w_RL = `scale` * exp(H) without gradient, H as in WeightedNLL. extras: `correct` [B, 1].
+    w_RL = `scale` * exp(H) without gradient, H the sequence's mean entropy. extras: `correct` [B, 1]; `old_log_prob` [B, S]
+    where several updates are made from one rollout batch.
 
-    Nothing bounds the second part from below: a wrong token's probability can be pushed to 0 for ever. `negative_floor`, if
-    given, stops at tokens whose log-prob is below it.
+    Nothing bounds the second part from below: it falls for ever as a wrong token's probability goes to 0. `form` is what stands
+    for log p in both parts: log_prob: the paper's. prob: p itself, between 0 and 1. ratio: p over the old policy's, whose
+    gradient is that of log_prob in the first update of a rollout batch.
     """
 
     scale: float = 0.1
-    negative_floor: float | None = None
+    form: Literal["log_prob", "prob", "ratio"] = "log_prob"
+    aggregation: Aggregation = "token_mean"
+    constant: int = 1
+    entropy_coef: float = 0.0
 
-    metrics = ("loss/rl", "entropy/rl", "weight/correct", "negative/stopped")
-    entropy_gradient = False
+    metrics = ("loss/rl", "entropy/rl", "weight/correct")
+
+    @property
+    def entropy_gradient(self) -> bool:
+        return self.entropy_coef != 0.0
 
     def __call__(
         self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals
     ) -> LossAndMetrics:
-        weights = token_weights(mask, "token_mean", totals, 1)
+        weights = token_weights(mask, self.aggregation, totals, self.constant)
         correct = extras["correct"] > 0
-        factor = self.scale * torch.exp(extras.get("mean_entropy", mean_of(entropy.detach(), mask)))
-        floor = -torch.inf if self.negative_floor is None else self.negative_floor
-        stopped = mask & ~correct & (log_prob.detach() < floor)
-        signed = torch.where(correct, factor, -1.0) * -log_prob
-        per_token = torch.where(mask & ~stopped, signed, 0.0)
-        return (per_token * weights).sum(), {
+        factor = self.scale * torch.exp(mean_of(entropy.detach(), mask))
+        log_prob = torch.where(mask, log_prob, 0.0)
+        value = log_prob
+        if self.form == "prob":
+            value = torch.exp(log_prob)
+        elif self.form == "ratio":
+            value = torch.exp(log_prob - torch.where(mask, extras.get("old_log_prob", log_prob.detach()), 0.0))
+        per_token = -torch.where(correct, factor, -1.0) * value
+        bonus = torch.where(mask, self.entropy_coef * entropy, 0.0)
+        return ((per_token - bonus) * weights).sum(), {
             "loss/rl": weighted_sum(per_token, mask, weights, totals),
             "entropy/rl": token_sum(entropy, mask),
             "weight/correct": token_sum(factor.expand_as(log_prob), mask & correct),
-            "negative/stopped": token_sum(stopped.float(), mask & ~correct),
         }
 
 

@@ -30,6 +30,8 @@ class Sampler:
     run_seed: int
     seed_per_sample: bool
     stop_token_ids: tuple[int, ...]
+    max_prompt_tokens: int
+    """Longest prompt, with its response_prefix, that the engine has room for beside the longest response."""
 
     def roll_out(
         self,
@@ -43,9 +45,7 @@ class Sampler:
     ) -> list[Group]:
         """`samples` graded responses to each example. Seeds belong to (run seed, stream, step, prompt, sample), not to a
         rank."""
-        prompts = [
-            (*self.chat.prompt_ids(example.messages), *self.chat.encode(example.response_prefix)) for example in examples
-        ]
+        prompts = [self._prompt(example) for example in examples]
         requests = [
             Request(prompt, sample_seed(self.run_seed, stream, step, p, s) if self.seed_per_sample else None)
             for p, prompt in enumerate(prompts)
@@ -68,16 +68,26 @@ class Sampler:
 
     def demonstration(self, example: Example) -> Demonstration | None:
         """See `Tools`."""
-        return None if example.demonstration is None else Demonstration(example, self.chat.demonstration(example))
+        if example.demonstration is None:
+            return None
+        sequence = self.chat.demonstration(example)
+        return Demonstration(example, sequence, sequence.tokens[-1] == self.chat.eos_token_id)
 
     def encode(self, text: str) -> list[int]:
         """See `Tools`."""
         return self.chat.encode(text)
 
-    def grade(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Verdict]:
+    def fits(self, example: Example) -> bool:
+        """See `Tools`."""
+        return len(self._prompt(example)) <= self.max_prompt_tokens
+
+    def grade(self, examples: Sequence[Example], texts: Sequence[str], finished: Sequence[bool]) -> list[Verdict]:
         """See `Tools`."""
         with self.timers("reward"):
-            return self._grade([example.answer for example in examples], texts, [True] * len(texts))
+            return self._grade([example.answer for example in examples], texts, finished)
+
+    def _prompt(self, example: Example) -> tuple[int, ...]:
+        return (*self.chat.prompt_ids(example.messages), *self.chat.encode(example.response_prefix))
 
     def _text(self, completion: Completion) -> str:
         ids = completion.token_ids

@@ -11,7 +11,8 @@ from nemo_amft.parallel import platform
 from nemo_amft.planning.flops import forward_flops, generation_flops, training_flops
 from nemo_amft.types import TokenSequence
 
-TRAINING_PHASES = ("value", "logprob", "sft", "rl", "critic", "optimizer")
+TRAINING_PHASES = ("value", "logprob", "critic", "optimizer")
+"""And the phases of the terms, which have their names."""
 OTHER_PHASES = ("rollout", "reward", "sync", "meta")
 """The rest of a step; validation, checkpoints and probes are not part of one."""
 
@@ -32,24 +33,27 @@ class Throughput:
         timers are collected."""
         drawn = sum(s.num_tokens for group in groups for s in group.samples)
         trained = sum(len(s.tokens) for term in terms for s in term.batch.sequences)
+        phases = (*TRAINING_PHASES, *dict.fromkeys(term.name for term in terms))
         found = {
-            "tokens_per_second/training": self.timers.per_second(trained, *TRAINING_PHASES),
+            "tokens_per_second/training": self.timers.per_second(trained, *phases),
             "memory/peak": float(platform.peak_memory_bytes()),
         }
         if groups:
             found["tokens_per_second/generation"] = self.timers.per_second(drawn, "rollout")
-        return found | self._utilisation(groups, terms, meta)
+        return found | self._utilisation(groups, terms, meta, phases)
 
-    def _utilisation(self, groups: Sequence[Group], terms: Sequence[Term], meta: Sequence[Group]) -> dict[str, float]:
+    def _utilisation(
+        self, groups: Sequence[Group], terms: Sequence[Term], meta: Sequence[Group], phases: Sequence[str]
+    ) -> dict[str, float]:
         if self.architecture is None:
             return {}
         flops = sum(self._training(term) for term in terms)
-        training = self.timers.per_second(flops, *TRAINING_PHASES) / self.ranks
+        training = self.timers.per_second(flops, *phases) / self.ranks
         found = {"perf/training_tflops": training / 1e12, "perf/mfu": training / self.peak}
         if groups:
             flops += generated_flops(self.architecture, [*groups, *meta])
             flops += training_flops(self.architecture, *_sizes(s.sequence for group in meta for s in group.samples))
-            whole = self.timers.per_second(flops, *TRAINING_PHASES, *OTHER_PHASES) / self.ranks
+            whole = self.timers.per_second(flops, *phases, *OTHER_PHASES) / self.ranks
             found["perf/mfu_step"] = whole / self.peak
         return found
 

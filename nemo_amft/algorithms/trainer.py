@@ -78,12 +78,12 @@ class Trainer:
         """One pass of Algorithm 2's loop body."""
         p, c = self.parts, self.config
         truncated = p.sampler.chat.num_truncated
-        demonstrations = self.demonstrations(c.data.demonstrations_per_step)
+        demonstrations = self.demonstrations(p.method.demonstrations_per_step(c.data.demonstrations_per_step))
         prompts = p.method.prompts(t, p.streams["prompts"].take(c.data.prompts_per_step))
         groups, meta_groups = self._rollouts(t, prompts)
-        metrics = rollout_metrics(groups) | {"demonstrations/truncated": float(p.sampler.chat.num_truncated - truncated)}
         terms = p.method.compose(t, groups, demonstrations)
-        metrics |= p.method.metrics()
+        metrics = rollout_metrics(groups) | p.method.metrics()
+        metrics["demonstrations/truncated"] = float(p.sampler.chat.num_truncated - truncated)
         meta = self._meta_gradient(t, meta_groups, metrics)
         learning_rate = set_schedule(self.schedule, t)
         updates = [[self.ready(self.share(part)) for part in parts] for parts in self._split(terms)]
@@ -92,17 +92,17 @@ class Trainer:
             seen = Observation(t, metrics | first, self.progress.target_entropy, meta)
             return p.controller.update(seen)
 
-        result = self._update(updates, weigh, keep=self.meta is not None and p.controller.wants_difference(t))
+        result, grad_norm = self._update(updates, weigh, keep=self.meta is not None and p.controller.wants_difference(t))
         if result.difference is not None and self.meta is not None and math.isfinite(result.grad_norm):
             metrics |= self.meta.keep(t, learning_rate, result)
         metrics |= result.metrics | p.controller.metrics()
         if self.critic_schedule is not None:
             set_schedule(self.critic_schedule, t)
         metrics |= self.update_critic(updates)
-        self.count_skipped(result.grad_norm, metrics)
+        self.count_skipped(grad_norm, metrics)
         self.sync()
         p.rollout_log.write(t, groups)
-        metrics |= {"grad_norm/total": result.grad_norm, "learning_rate": learning_rate}
+        metrics |= {"grad_norm/total": grad_norm, "learning_rate": learning_rate}
         if p.controller.entropy_metric in metrics:
             metrics["entropy"] = metrics[p.controller.entropy_metric]
         if self.progress.target_entropy is not None:
@@ -126,16 +126,17 @@ class Trainer:
         shared = sorted((term for term in terms if not term.own_update), key=lambda term: term.name != first)
         return [*zip(*(term.split(n) for term in shared), strict=True), *((term,) for term in terms if term.own_update)]
 
-    def _update(self, updates: list[list[Term]], weigh: Callable[[dict], dict], keep: bool) -> UpdateResult:
+    def _update(self, updates: list[list[Term]], weigh: Callable[[dict], dict], keep: bool) -> tuple[UpdateResult, float]:
         """The policy's updates of a step. With several, the controller speaks at the first, and the difference kept is that
-        of the last: the update that made theta_{t+1}."""
+        of the last: the update that made theta_{t+1}. Returns the last one's result and the largest gradient norm, or one that
+        is not finite."""
         p = self.parts
-        weights: dict[str, float] = {}
+        weights: list[dict[str, float]] = []
 
         def weigh_once(metrics: dict[str, float]) -> dict[str, float]:
-            nonlocal weights
-            weights = weights or weigh(metrics)
-            return weights
+            if not weights:
+                weights.append(weigh(metrics))
+            return weights[0]
 
         results = [
             update_policy(
@@ -149,12 +150,13 @@ class Trainer:
             for terms in updates
         ]
         results[-1].metrics = mean_of([result.metrics for result in results])
-        return results[-1]
+        norms = [result.grad_norm for result in results]
+        return results[-1], next((norm for norm in norms if not math.isfinite(norm)), max(norms))
 
     def ready(self, share: Term) -> Term:
         """A rank's share with what the term needs from critic, old policy and reference added."""
         p = self.parts
-        temperature = self.config.rollout.temperature
+        temperature = self.config.rollout.temperature if share.on_policy else 1.0
         if "value" in share.needs:
             assert p.critic is not None
             with p.timers("value"):
@@ -217,8 +219,8 @@ class Trainer:
     # --- shared -----------------------------------------------------------------------------------------------------------
 
     def demonstrations(self, n: int) -> list[Demonstration]:
-        examples = self.parts.streams["demonstrations"].take(n)
-        return [Demonstration(example, self.parts.sampler.chat.demonstration(example)) for example in examples]
+        found = map(self.parts.sampler.demonstration, self.parts.streams["demonstrations"].take(n))
+        return [demonstration for demonstration in found if demonstration is not None]
 
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:

@@ -57,7 +57,8 @@ def update_policy(
         return result.weights.get(term.name, 1.0) * term.weight
 
     first, *rest = [term for term in terms if term.batch.total_tokens] or terms[:1]
-    keep_apart = apart is not None and {first.name, *(t.name for t in rest)} == {"sft", "rl"}
+    # Only where mu and 1 - mu are all that weighs the two is the difference the total's derivative by mu.
+    keep_apart = apart is not None and {t.name: t.weight for t in (first, *rest)} == {"sft": 1.0, "rl": 1.0}
 
     def run(term: Term, weight: float, last: bool) -> None:
         with timers(term.name):

@@ -43,6 +43,7 @@ def after_warm_up(trainer: Trainer) -> None:
     WarmUpSelection(trainer).hand_over()
     trainer.sync()
     trainer.progress.target_entropy = target_entropy(trainer)
+    p.policy.gather_parameters()
     if p.critic is not None and c.critic.path is None:
         p.critic.copy_body_from(p.policy)
     if p.reference is not None:

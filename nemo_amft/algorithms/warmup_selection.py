@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
+
+import torch.distributed as dist
 
 from nemo_amft.algorithms.evaluation import evaluate
 from nemo_amft.models.checkpoints import Checkpoints, layout
@@ -18,7 +21,26 @@ class WarmUpSelection:
     def __init__(self, trainer: Trainer):
         self.trainer, self.every = trainer, trainer.config.warmup.select_every
         p = trainer.parts
-        self.store = Checkpoints(p.run_dir / "warmup_best", 1, p.place)
+        # Two: a run killed before its next checkpoint comes back to the best but one.
+        self.store = Checkpoints(p.run_dir / "warmup_best", 2, p.place)
+        self._reconcile()
+
+    def _reconcile(self) -> None:
+        """Make what is stored agree with the progress, which a resumed run may have taken from an earlier step.
+
+        Later steps than that go: they will be made again, and pruning by number would take them for the newest. A best step
+        that is no longer stored is forgotten: only a later and better one can have driven it out, which will be found again.
+        """
+        progress, p = self.trainer.progress, self.trainer.parts
+        if p.place.is_main:
+            for path in self.store.paths():
+                if int(path.name.removeprefix("step_")) > progress.warmup_step:
+                    shutil.rmtree(path)
+        dist.barrier()
+        newest = self.store.newest_intact(p.progress.message)
+        selected = progress.accuracy.get("selected/step")
+        if selected is not None and (newest is None or newest.name != f"step_{int(selected):08d}"):
+            del progress.accuracy["selected/step"], progress.accuracy["selected/validation"]
 
     def look(self, steps: int) -> dict[str, float]:
         """Validate the policy after `steps` steps, if that is due. Returns metrics."""

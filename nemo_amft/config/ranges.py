@@ -24,6 +24,7 @@ _RANGES: list[tuple[str, Callable[[float], bool], str]] = [
         rollout.max_new_tokens rollout.tensor_model_parallel_size rollout.max_num_seqs rollout.sync_bucket_mb
         reward.workers reward.memory_mb validation.prompts validation.samples validation.final_prompts checkpoint.keep
         controller.meta_every controller.meta_gradient.val_prompts method.rl.updates_per_rollout_batch
+        method.buffer_size method.every method.patterns method.pattern_chars method.max_chunks
         """,
     ),
     # The leave-one-out baseline of the meta-gradient needs another sample of the prompt.
@@ -36,12 +37,17 @@ _RANGES: list[tuple[str, Callable[[float], bool], str]] = [
         warmup.steps warmup.lr warmup.select_every
         rollout.top_k rollout.kv_cache_gb rollout.probe_tolerance validation.every validation.temperature checkpoint.every
         controller.eta_mu controller.eta_h method.rl.clip_ratio method.rl.kl_coef
+        method.kl_coef method.gate method.sft_coef method.sft_scale method.rl_scale method.gamma method.hint_steps
+        method.hint_coef controller.rise_steps controller.fall_steps
         """,
     ),
     (
         "more than 0",
         lambda value: value > 0,
-        "rollout.temperature trainer.phase_timeout_s trainer.peak_tflops reward.timeout_s method.rl.importance_cap",
+        """
+        rollout.temperature trainer.phase_timeout_s trainer.peak_tflops reward.timeout_s
+        method.rl.importance_cap method.shaping
+        """,
     ),
     (
         "more than 0 and at most 1",
@@ -54,6 +60,7 @@ _RANGES: list[tuple[str, Callable[[float], bool], str]] = [
         """
         optim.lr_warmup_ratio critic.optim.lr_warmup_ratio warmup.lr_warmup_ratio data.max_truncated_fraction
         controller.mu_min controller.mu_max method.rl.gamma method.rl.lam
+        controller.mu controller.peak controller.valley method.guided method.hint_start method.hint_end
         """,
     ),
     ("a number from 0 to below 1", lambda value: 0 <= value < 1, "controller.meta_gradient.trace_decay"),

@@ -40,7 +40,6 @@ def load_hub_weights(chunks: Sequence[torch.nn.Module], hub_config: PreTrainedCo
             parameter.copy_(to_shard(mapping, tensors, architecture, tp_group.size(), tp_group.rank()))
 
 
-@torch.no_grad()
 def export_hub_weights(
     chunks: Sequence[torch.nn.Module], hub_config: PreTrainedConfig, bucket_bytes: int = DEFAULT_BYTES
 ) -> Iterator[tuple[str, Tensor]]:

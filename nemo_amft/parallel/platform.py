@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import queue
 import threading
 from collections.abc import Iterator
 
@@ -144,6 +145,7 @@ class _Stream:
 def install() -> None:
     """Patch what Megatron-Core needs before it is first used. Call once a process; safe to call again."""
     _patch_distributed_optimizer()
+    _save_without_a_server()
     if is_gpu():
         return
     torch.cuda.current_device = lambda: CPU
@@ -197,3 +199,14 @@ def _patch_distributed_optimizer() -> None:
 
     DistributedOptimizer._set_main_param_and_optimizer_states = set_states_but_step
     DistributedOptimizer.load_state_dict = load_with_own_steps
+
+
+def _save_without_a_server() -> None:
+    """Have a checkpoint's writer hand over its results within the process.
+
+    For the sake of asynchronous saves, which are not used here, they go by way of a server process that the first save starts.
+    It outlives a rank that dies and holds on to its output, so that srun waits for a minute before it ends the job.
+    """
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+
+    filesystem_async._results_queue = queue.SimpleQueue()

@@ -38,7 +38,7 @@ def static_memory(config: Config, architecture: Architecture, stage: int) -> Sta
         _add_trained(
             "critic", stages(architecture, config.model, output=False)[stage], config, config.critic.optim, device, host
         )
-    if lookup(config, "method.rl.kl_coef"):
+    if lookup(config, "method.rl.kl_coef") or lookup(config, "method.kl_coef"):
         device["reference weights"] = sum(map(sum, chunks)) * weight_bytes(config)
     if lookup(config, "controller.eta_mu"):
         # fp32, as the gradients it is a difference of. A trace is kept beside the newest difference.

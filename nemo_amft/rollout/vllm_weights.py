@@ -44,7 +44,7 @@ def _packed(model: torch.nn.Module, weights: Iterator[tuple[str, Tensor]]) -> It
 
     layers = {f"{name}.weight": layer for name, layer in model.named_modules() if _is_packed(layer)}
     templates = {name: get_layerwise_info(layer).restore_metadata[0]["weight"] for name, layer in layers.items()}
-    room = torch.empty(max(t.nbytes for t in templates.values()), dtype=torch.uint8)
+    room = torch.empty(max((t.nbytes for t in templates.values()), default=0), dtype=torch.uint8)
     begun = None
     for hub_name, tensor in weights:
         (name,) = model.hf_to_vllm_mapper.apply_list([hub_name])

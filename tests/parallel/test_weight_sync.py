@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from safetensors.torch import load_file
 from nemo_amft.config.schema import ModelConfig
 from nemo_amft.models.builder import build_policy
 from nemo_amft.models.hub_weights import export_hub_weights, load_hub_weights, unwrap
-from nemo_amft.models.weight_buckets import Shard, buckets
+from nemo_amft.models.weight_buckets import Shard, all_broadcast, all_gather, buckets
 from nemo_amft.parallel import groups, platform
 from nemo_amft.planning.measure import allocated_bytes
 from tests.parallel.ranks import run_ranks
@@ -43,50 +45,43 @@ def policy(model: ModelConfig, folder: Path, precision: str = "32") -> tuple[lis
     return chunks, hub_config
 
 
-class Collectives:
-    """Counts the collectives that carry tensors, and lets them through."""
+@contextlib.contextmanager
+def counted_broadcasts() -> Iterator[list]:
+    """A list that grows by an entry a broadcast."""
+    original, calls = dist.broadcast, []
 
-    def __enter__(self) -> Collectives:
-        self.counts = dict.fromkeys(("broadcast", "all_gather_into_tensor"), 0)
-        self.originals = {name: getattr(dist, name) for name in self.counts}
-        for name in self.counts:
-            setattr(dist, name, self._counting(name))
-        return self
+    def counting(*args, **kwargs):
+        calls.append(args)
+        return original(*args, **kwargs)
 
-    def __exit__(self, *exception) -> None:
-        for name, original in self.originals.items():
-            setattr(dist, name, original)
-
-    def _counting(self, name: str):
-        def call(*args, **kwargs):
-            self.counts[name] += 1
-            return self.originals[name](*args, **kwargs)
-
-        return call
+    dist.broadcast = counting
+    try:
+        yield calls
+    finally:
+        dist.broadcast = original
 
 
 def peak_bytes(chunks: list, hub_config, bucket_bytes: int) -> int:
     """Most bytes that a pass over the weights allocates at one time."""
     with allocated_bytes() as peak:
-        for _ in export_hub_weights(chunks, hub_config, bucket_bytes):
-            pass
+        for tensor in export_hub_weights(chunks, hub_config, bucket_bytes):
+            del tensor  # else it lives on while the next is put together
     return peak()
 
 
 def export(model: ModelConfig, folders: dict[str, Path]) -> dict[tuple[str, str], dict]:
-    """By model and bucket: whether all tensors are the folder's, collectives, and peak of the bytes held for it."""
+    """By model and bucket: whether all tensors are the folder's, broadcasts, and peak of the bytes held for it."""
     groups.initialize(model, seed=1)
     found = {}
     for name, folder in folders.items():
         expected = load_file(folder / "model.safetensors")
         chunks, hub_config = policy(model, folder)
         for bucket, size in BUCKETS.items():
-            with Collectives() as collectives:
+            with counted_broadcasts() as broadcasts:
                 tensors = {key: tensor.clone() for key, tensor in export_hub_weights(chunks, hub_config, size)}
             found[name, bucket] = {
                 "equal": tensors.keys() == expected.keys() and all(tensors[key].equal(expected[key]) for key in tensors),
-                **collectives.counts,
-                "buckets": max(collectives.counts.values()),
+                "broadcasts": len(broadcasts),
                 "bytes": 2 * sum(tensor.nbytes for tensor in tensors.values()),  # a padded vocabulary, copies of norms
                 "peak": peak_bytes(chunks, hub_config, size),
             }
@@ -96,20 +91,35 @@ def export(model: ModelConfig, folders: dict[str, Path]) -> dict[tuple[str, str]
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_hub_s_tensors_in_bounded_memory(layout, folders):
     ranks, model = LAYOUTS[layout]
-    tensor_parallel, stages = model.tensor_model_parallel_size > 1, model.pipeline_model_parallel_size
+    tensor, stages = model.tensor_model_parallel_size, model.pipeline_model_parallel_size
+    a_bucket = (1 if stages > 1 else 0) + (
+        tensor if tensor > 1 else 0
+    )  # on a CPU every tensor-parallel rank broadcasts its part
     for found in run_ranks(ranks, export, model, folders):
         for key, one in found.items():
             assert one["equal"], key
-            # A bucket takes one broadcast where there are stages, and one all-gather where there are tensor-parallel ranks.
-            assert one["broadcast"] == (one["buckets"] if stages > 1 else 0), key
-            assert one["all_gather_into_tensor"] == (one["buckets"] if tensor_parallel else 0), key
-            # The buffer; what gloo takes for itself while it gathers, or one parameter's tensors put together; small change.
-            buffer = max(min(BUCKETS[key[1]], one["bytes"]), LARGEST)
-            assert one["peak"] <= buffer + max(1.5 * buffer if tensor_parallel else 0, LARGEST) + 4096, key
+            # The buffer, one parameter's tensors put together from it, and small change.
+            assert one["peak"] <= max(min(BUCKETS[key[1]], one["bytes"]), LARGEST) + LARGEST + 4096, key
         for name in folders:
-            alone, some, together = (found[name, bucket]["buckets"] for bucket in BUCKETS)
-            assert together == stages, "with room for all, one bucket a stage"
-            assert stages < some < alone / 2
+            alone, some, together = (found[name, bucket]["broadcasts"] for bucket in BUCKETS)
+            assert together == stages * a_bucket, "with room for all, one bucket a stage"
+            assert together < some < alone / 2
+
+
+def gather_twice() -> bool:
+    """Whether the collective for a GPU and the one for a CPU fill in the same."""
+    whole = torch.arange(12.0).view(2, 6)
+    found = []
+    for gather in (all_gather, all_broadcast):
+        flat = torch.zeros(2, 6)
+        flat[dist.get_rank()] = whole[dist.get_rank()]
+        gather(flat, dist.group.WORLD)
+        found.append(flat.equal(whole))
+    return all(found)
+
+
+def test_shards_are_gathered_in_place_by_either_collective():
+    assert run_ranks(2, gather_twice) == [True, True]
 
 
 def test_buckets_keep_order_and_cut_at_owner_dtype_and_size():

@@ -46,6 +46,20 @@ def test_a_missing_option_only_says_what_it_costs(monkeypatch, capsys):
     assert "only rollout.engine=megatron works" in capsys.readouterr().out
 
 
+def test_an_engine_whose_library_does_not_load_fails_with_the_reason(monkeypatch, tmp_path):
+    """As in an image without libnuma: vLLM is installed, and would fail in the middle of a job's start."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "__init__.py").touch()
+    (tmp_path / "broken" / "_C.abi3.so").write_text("no library")
+    monkeypatch.syspath_prepend(tmp_path)
+    fault = doctor._load_fault("broken", "_C.*so")
+    assert "file too short" in fault or "invalid ELF header" in fault
+    monkeypatch.setattr(doctor, "_load_fault", lambda *_: fault)
+    assert doctor._vllm().state == "missing"
+    monkeypatch.setattr(doctor, "_load_fault", lambda *_: "libcuda.so.1: cannot open shared object file")
+    assert doctor._vllm().state == "ok"
+
+
 def test_another_version_than_the_pinned_one_is_noted_and_a_local_build_is_not(monkeypatch):
     monkeypatch.setattr(doctor, "_pin", lambda name: "==2.13.0")
     monkeypatch.setattr(doctor, "_version", lambda name: "2.13.0+cpu")

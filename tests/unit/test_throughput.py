@@ -68,3 +68,10 @@ def test_a_model_of_unknown_shape_has_rates_but_no_utilisation(clock):
     found = Throughput(None, 1e6, 1, phases).step([], [Term("sft", Batch.whole([sequence(1, 3)]), SFTLoss())])
     assert found["tokens_per_second/training"] == 2.0
     assert not any(name.startswith("perf/") for name in found)
+
+
+def test_a_terms_own_phase_counts_as_training(clock):
+    phases = timers.PhaseTimers()
+    spend(phases, clock, rl=1.0, demonstration=3.0)
+    terms = [Term(name, Batch.whole([sequence(1, 3)]), SFTLoss()) for name in ("rl", "demonstration")]
+    assert Throughput(None, 1e6, 1, phases).step([], terms)["tokens_per_second/training"] == 8 / 4.0

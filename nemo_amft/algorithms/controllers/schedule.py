@@ -35,7 +35,7 @@ class Schedule(Controller):
         """mu of a step, counted from 0."""
         config = self.config
         if step < config.rise_steps:
-            return config.peak * (step + 1) / config.rise_steps
+            return config.peak * step / config.rise_steps
         through = min((step - config.rise_steps) / max(config.fall_steps, 1), 1.0)
         return config.valley + (config.peak - config.valley) * (1 + math.cos(math.pi * through)) / 2
 

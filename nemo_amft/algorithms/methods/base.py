@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
 from nemo_amft.algorithms.advantages import group_advantages
 from nemo_amft.algorithms.losses import PolicyLoss, SFTLoss
 from nemo_amft.data.batching import Batch
-from nemo_amft.types import Example, TokenLoss, TokenSequence, Verdict
+from nemo_amft.types import Example, TokenLoss, TokenSequence, UserError, Verdict
+
+if TYPE_CHECKING:
+    from nemo_amft.config.schema import Config, DataConfig
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class Demonstration:
 
     example: Example
     sequence: TokenSequence
+    finished: bool = True
+    """False where it was cut by data.max_demonstration_tokens: it has lost its end, and with it its answer."""
 
 
 @dataclass
@@ -115,6 +120,10 @@ class Term:
 class Tools(Protocol):
     """What a method may ask of the run. Every rank asks alike, in the same order."""
 
+    run_seed: int
+    """trainer.seed, for draws of a method's own. A generator made of it and the step gives every rank the same, after a resume
+    too."""
+
     def demonstration(self, example: Example) -> Demonstration | None:
         """The example's demonstration as tokens; None if it has none."""
         ...
@@ -123,8 +132,12 @@ class Tools(Protocol):
         """Token ids of text in the middle of a sequence."""
         ...
 
-    def grade(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Verdict]:
-        """Verdicts of complete responses to examples, in order. Collective."""
+    def fits(self, example: Example) -> bool:
+        """Whether the example's prompt, with its response_prefix, leaves the longest response room."""
+        ...
+
+    def grade(self, examples: Sequence[Example], texts: Sequence[str], finished: Sequence[bool]) -> list[Verdict]:
+        """Verdicts of responses to examples, in order. Collective."""
         ...
 
 
@@ -166,6 +179,14 @@ class Method:
         """Rollouts a prompt, of data.samples_per_prompt; fewer where something else fills the group."""
         return configured
 
+    def demonstrations_per_step(self, configured: int) -> int:
+        """Demonstrations that `compose` is given, of data.demonstrations_per_step; 0 where none of them is used."""
+        return configured
+
+    def added_prompt_tokens(self, data: DataConfig) -> int:
+        """Most tokens that `prompts` adds to a prompt; the engine makes room for as many of them as the model has positions."""
+        return 0
+
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
         """The step's loss terms, at least one; a term whose batch is empty adds nothing."""
         raise NotImplementedError
@@ -175,15 +196,13 @@ class Method:
         found = [self.tools.demonstration(group.example) for group in groups]
         there = [d for d in found if d is not None]
         texts = [d.example.demonstration or "" for d in there]
-        verdicts = iter(self.tools.grade([d.example for d in there], texts))
-        return [
-            None
-            if d is None
-            else Sample(
-                d.sequence, d.example.demonstration or "", next(verdicts), True, d.sequence.num_trained, off_policy=True
-            )
-            for d in found
-        ]
+        verdicts = iter(self.tools.grade([d.example for d in there], texts, [d.finished for d in there]))
+
+        def sample(shown: Demonstration) -> Sample:
+            text, length = shown.example.demonstration or "", shown.sequence.num_trained
+            return Sample(shown.sequence, text, next(verdicts), shown.finished, length, off_policy=True)
+
+        return [None if d is None else sample(d) for d in found]
 
     def observe(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
         """What a step of `phase` ("warmup" or "train") measured, the same on every rank; called after it."""
@@ -198,6 +217,26 @@ class Method:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+
+
+class GroupMethod(Method):
+    """Base of methods whose RL term `config.rl` compares the responses to one prompt, so that no critic has a part in them.
+    What they imitate belongs to the step's prompts."""
+
+    needs_demonstrations = True
+
+    def __init__(self, config: Any, max_new_tokens: int):
+        super().__init__(config, max_new_tokens)
+        self.use_rl(config.rl)
+
+    @staticmethod
+    def validate(config: Config, plugin_config: Any) -> None:
+        """Raises UserError for a critic."""
+        if plugin_config.rl.advantage == "gae":
+            raise UserError("method.rl.advantage: found gae, expected grpo, dr_grpo or rloo: this method compares a group")
+
+    def demonstrations_per_step(self, configured: int) -> int:
+        return 0
 
 
 def sft_term(demonstrations: Sequence[Demonstration], loss: TokenLoss | None = None) -> Term:

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from nemo_amft.algorithms.demonstration_losses import MixedPolicyLoss
-from nemo_amft.algorithms.methods.base import Demonstration, Group, Method, RLConfig, Sample, Term, policy_loss, rl_term
+from nemo_amft.algorithms.methods.base import (
+    Demonstration,
+    Group,
+    GroupMethod,
+    RLConfig,
+    Sample,
+    Term,
+    policy_loss,
+    rl_term,
+)
 
 
 @dataclass(frozen=True)
@@ -19,16 +28,11 @@ class LUFFYConfig:
     """gamma of f(p) = p / (p + gamma)."""
 
 
-class LUFFY(Method):
+class LUFFY(GroupMethod):
     """Of a group of n, n - 1 are drawn and one is the demonstration. Its verified reward is in the group's mean, so its
     advantage dies out as the policy comes to solve the prompt."""
 
     Config = LUFFYConfig
-    needs_demonstrations = True
-
-    def __init__(self, config: LUFFYConfig, max_new_tokens: int):
-        super().__init__(config, max_new_tokens)
-        self.use_rl(config.rl)
 
     def samples_per_prompt(self, configured: int) -> int:
         return max(configured - 1, 1)

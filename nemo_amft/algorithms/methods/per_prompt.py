@@ -10,7 +10,7 @@ from nemo_amft.algorithms.demonstration_losses import MixedPolicyLoss
 from nemo_amft.algorithms.methods.base import (
     Demonstration,
     Group,
-    Method,
+    GroupMethod,
     RLConfig,
     Sample,
     Term,
@@ -21,34 +21,33 @@ from nemo_amft.algorithms.methods.base import (
 
 
 @dataclass(frozen=True)
-class GateConfig:
+class HPTConfig:
     gate: int = 0
     """A prompt with at most so many correct responses is imitated instead of explored."""
     sft_coef: float = 1.0
     """Coefficient of the demonstrations' token-mean NLL."""
-    rl: RLConfig = field(default_factory=lambda: RLConfig("grpo"))
+    rl: RLConfig = field(
+        default_factory=lambda: RLConfig("dr_grpo", loss_aggregation="seq_mean_token_sum_norm", entropy_coef=0.001)
+    )
     """The RL term."""
 
 
-class Gated(Method):
+class HPT(GroupMethod):
     """HPT (arXiv 2509.04419) counts correct responses against `gate`: a prompt at or below it loses its rollouts and gives one
-    demonstration instead. SuperRL's second version is the same switch at the first rewarded response."""
+    demonstration instead."""
 
-    Config = GateConfig
-    needs_demonstrations = True
+    Config: type = HPTConfig
 
-    def __init__(self, config: GateConfig, max_new_tokens: int):
+    def __init__(self, config: HPTConfig | SuperRLConfig, max_new_tokens: int):
         super().__init__(config, max_new_tokens)
-        self.use_rl(config.rl)
         self._imitated = 0.0
 
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
-        failed = [g for g in groups if self.fails(g)]
-        shown = [d for d in (self.tools.demonstration(g.example) for g in failed) if d is not None]
-        imitated = {d.example.id for d in shown}
-        explored = [g for g in groups if g.example.id not in imitated]
-        self._imitated = len(shown) / max(len(groups), 1)
-        imitation = replace(sft_term(shown), weight=self.config.sft_coef)
+        shown = [self.tools.demonstration(group.example) if self.fails(group) else None for group in groups]
+        imitated = [d for d in shown if d is not None]
+        explored = [group for group, d in zip(groups, shown, strict=True) if d is None]
+        self._imitated = len(imitated) / max(len(groups), 1)
+        imitation = replace(sft_term(imitated), weight=self.config.sft_coef)
         return [imitation, rl_term(explored, self.config.rl, self.max_new_tokens)]
 
     def fails(self, group: Group) -> bool:
@@ -59,9 +58,19 @@ class Gated(Method):
         return {"method/imitated_prompts": self._imitated}
 
 
-class SuperRL(Gated):
-    """SuperRL v2 (arXiv 2506.01096, from summaries only): per prompt c L_PG + (1 - c) L_SFT, c = 1 if any rollout is
-    rewarded."""
+@dataclass(frozen=True)
+class SuperRLConfig:
+    sft_coef: float = 1.0
+    """Coefficient of the demonstrations' token-mean NLL."""
+    rl: RLConfig = field(default_factory=lambda: RLConfig("grpo"))
+    """The RL term."""
+
+
+class SuperRL(HPT):
+    """SuperRL v2 (arXiv 2506.01096): per prompt c L_PG + (1 - c) L_SFT, c = 1 if any rollout is rewarded. The same switch as
+    HPT's, on rewards instead of correctness."""
+
+    Config = SuperRLConfig
 
     def fails(self, group: Group) -> bool:
         return not any(reward > 0 for reward in group.rewards)
@@ -73,22 +82,19 @@ class DyMEConfig:
     """The RL term."""
 
 
-class DyME(Method):
+class DyME(GroupMethod):
     """DyME (arXiv 2506.23061): a prompt that some rollouts solve is explored; where none does, the first sample becomes the
     demonstration with advantage 1 and the others count 0; where all do, there is nothing to learn."""
 
     Config = DyMEConfig
-    needs_demonstrations = True
 
     def __init__(self, config: DyMEConfig, max_new_tokens: int):
         super().__init__(config, max_new_tokens)
-        self.use_rl(config.rl)
         self._imitated = 0.0
 
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
-        shown = self.demonstrated(groups)
         composed, advantages, imitated = [], [], 0
-        for group, demonstration in zip(groups, shown, strict=True):
+        for group, demonstration in zip(groups, self.demonstrated(groups), strict=True):
             solved = sum(s.verdict.correct for s in group.samples)
             samples: tuple[Sample, ...] = group.samples
             if solved == 0 and demonstration is not None:

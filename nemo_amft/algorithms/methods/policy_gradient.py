@@ -23,6 +23,9 @@ class PolicyGradient(Method):
         super().__init__(config, max_new_tokens)
         self.use_rl(config.rl)
 
+    def demonstrations_per_step(self, configured: int) -> int:
+        return 0
+
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
         """L_RL on the rollouts."""
         return [rl_term(groups, self.config.rl, self.max_new_tokens)]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from nemo_amft.algorithms.methods.base import Demonstration, Group, Method, RLConfig, Term, rl_term, sft_term
+from nemo_amft.algorithms.methods.base import Demonstration, Group, GroupMethod, RLConfig, Term, rl_term, sft_term
 from nemo_amft.types import Example
 
 
 @dataclass(frozen=True)
 class ReLIFTConfig:
-    rl: RLConfig = field(default_factory=lambda: RLConfig("grpo"))
+    rl: RLConfig = field(
+        default_factory=lambda: RLConfig("dr_grpo", loss_aggregation="seq_mean_token_sum_norm", entropy_coef=0.001)
+    )
     """The RL term."""
     buffer_size: int = 128
     """Unsolved prompts that make an SFT step, the newest first."""
@@ -20,19 +22,17 @@ class ReLIFTConfig:
     """SFT step every so many steps instead, on what the buffer holds: AMFT's description. None: when the buffer is full."""
 
 
-class ReLIFT(Method):
-    """GRPO; a prompt none of whose rollouts is correct goes to a buffer. When that holds `buffer_size`, an update of its own
+class ReLIFT(GroupMethod):
+    """RL; a prompt none of whose rollouts is correct goes to a buffer. When that holds `buffer_size`, an update of its own
     follows on the demonstrations of the newest ones, and the buffer is emptied.
 
     The source takes that step with an AdamW of its own; here both share one, which saves a second optimiser state.
     """
 
     Config = ReLIFTConfig
-    needs_demonstrations = True
 
     def __init__(self, config: ReLIFTConfig, max_new_tokens: int):
         super().__init__(config, max_new_tokens)
-        self.use_rl(config.rl)
         self.buffer: list[Example] = []
         """Oldest first."""
         self._imitated = 0
@@ -58,7 +58,7 @@ class ReLIFT(Method):
         return {"method/buffer": float(len(self.buffer)), "method/imitated": float(self._imitated)}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"buffer": [vars(example) for example in self.buffer]}
+        return {"buffer": [asdict(example) for example in self.buffer]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.buffer = [Example(**{**row, "messages": tuple(row["messages"])}) for row in state["buffer"]]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nemo_amft.algorithms.methods.base import Demonstration, Group, Method, RLConfig, Term, rl_term, sft_term
+from nemo_amft.algorithms.methods.base import Demonstration, Group, GroupMethod, RLConfig, Term, rl_term, sft_term
 from nemo_amft.types import Example
 
 
@@ -15,21 +16,19 @@ from nemo_amft.types import Example
 class SASRConfig:
     gamma: float = 1.0
     """Weight of the warm-up's gradient norm: the larger, the rarer SFT."""
-    seed: int = 1
-    """Seeds the draws."""
     rl: RLConfig = field(default_factory=lambda: RLConfig("grpo"))
     """The RL term."""
 
 
-class SASR(Method):
+class SASR(GroupMethod):
     """SFT with probability p = G / (G + gamma G_warmup), else GRPO. G is the gradient norm of the last SFT step, G_warmup that
     of the last warm-up step; without a warm-up the first step is SFT and gives it."""
 
     Config = SASRConfig
+    needs_demonstrations = False
 
     def __init__(self, config: SASRConfig, max_new_tokens: int):
         super().__init__(config, max_new_tokens)
-        self.use_rl(config.rl)
         self.warmup_norm: float | None = None
         self.last_norm: float | None = None
         self._imitates = False
@@ -41,20 +40,26 @@ class SASR(Method):
             return 1.0
         return self.last_norm / (self.last_norm + self.config.gamma * self.warmup_norm)
 
+    def demonstrations_per_step(self, configured: int) -> int:
+        return configured
+
     def prompts(self, step: int, examples: Sequence[Example]) -> list[Example]:
-        # A draw that belongs to (seed, step): the same on every rank, and after a resume.
-        self._imitates = random.Random(f"{self.config.seed} {step}").random() < self.probability
+        # What an SFT step leaves unused of the prompts is passed over.
+        self._imitates = random.Random(f"{self.tools.run_seed}/sasr/{step}").random() < self.probability
         return [] if self._imitates else list(examples)
 
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
         return [sft_term(demonstrations)] if self._imitates else [rl_term(groups, self.config.rl, self.max_new_tokens)]
 
     def observe(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
+        norm = metrics.get("grad_norm/total", math.nan)
+        if not math.isfinite(norm):  # an update that was skipped says nothing
+            return
         if phase == "warmup":
-            self.warmup_norm = self.last_norm = metrics.get("grad_norm/total", self.last_norm)
+            self.warmup_norm = self.last_norm = norm
         elif self._imitates:
-            self.last_norm = metrics["grad_norm/total"]
-            self.warmup_norm = self.warmup_norm or self.last_norm
+            self.last_norm = norm
+            self.warmup_norm = self.warmup_norm or norm
 
     def metrics(self) -> dict[str, float]:
         return {"method/imitates": float(self._imitates), "method/sft_probability": self.probability}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 from nemo_amft.algorithms.advantages import group_advantages
 from nemo_amft.algorithms.demonstration_losses import OffPolicyLoss, SelfImitationLoss, WeightedNLL
 from nemo_amft.algorithms.methods.base import (
     Demonstration,
     Group,
-    Method,
+    GroupMethod,
     RLConfig,
     Sample,
     Term,
@@ -18,6 +19,10 @@ from nemo_amft.algorithms.methods.base import (
     sft_term,
 )
 from nemo_amft.data.batching import Batch
+from nemo_amft.types import UserError
+
+if TYPE_CHECKING:
+    from nemo_amft.config.schema import Config
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,16 @@ class SRFTConfig:
     """w_SFT = sft_scale * exp(-H), without gradient."""
     rl_scale: float = 0.1
     """w_RL = rl_scale * exp(H), without gradient, on the policy's own correct responses."""
-    negative_floor: float | None = None
-    """Log-prob below which tokens of wrong responses are left alone: their term is unbounded below. None: as the source."""
-    rl: RLConfig = field(default_factory=lambda: RLConfig("grpo"))
-    """Advantage and aggregation of the demonstrations' RL term."""
+    own_form: Literal["log_prob", "prob", "ratio"] = "log_prob"
+    """What stands for log p in the parts on the policy's own responses. log_prob: the paper's, unbounded below for wrong ones.
+    prob: p, bounded. ratio: p over the old policy's."""
+    rl: RLConfig = field(
+        default_factory=lambda: RLConfig("grpo", loss_aggregation="seq_mean_token_sum_norm", entropy_coef=0.001)
+    )
+    """Advantage of the demonstrations, aggregation, entropy bonus on rollouts, updates. Nothing is clipped."""
 
 
-class SRFT(Method):
+class SRFT(GroupMethod):
     """Four parts (Eqs. 5-13): w_SFT NLL(demonstration), L_RL(demonstration) with the ratio pi / 1 unclipped and its advantage
     in the group that it joins, w_RL NLL(own correct responses), and minus NLL(own wrong ones).
 
@@ -40,21 +48,41 @@ class SRFT(Method):
     """
 
     Config = SRFTConfig
-    needs_demonstrations = True
+
+    @staticmethod
+    def validate(config: Config, plugin_config: SRFTConfig) -> None:
+        """Raises UserError for a critic and for keys that its losses have no place for."""
+        GroupMethod.validate(config, plugin_config)
+        for key, off in (("kl_coef", 0.0), ("importance_cap", None)):
+            found = getattr(plugin_config.rl, key)
+            if found != off:
+                expected = "null" if off is None else "0"
+                raise UserError(f"method.rl.{key}: found {found}, expected {expected}: SRFT's losses have no such part")
 
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
+        rl = self.config.rl
         pairs = [(group, shown) for group, shown in zip(groups, self.demonstrated(groups), strict=True) if shown is not None]
-        shown = [Group(group.example, (sample,)) for group, sample in pairs]
-        advantages = [group_advantages([*g.rewards, s.verdict.reward], self.config.rl.advantage)[-1] for g, s in pairs]
         imitation = sft_term(
             [Demonstration(g.example, s.sequence) for g, s in pairs], WeightedNLL("entropy", self.config.sft_scale)
         )
-        rl = self.config.rl
         loss = OffPolicyLoss("ratio", aggregation=rl.loss_aggregation, constant=self.max_new_tokens)
-        off_policy = rl_term(shown, rl, self.max_new_tokens, advantages=advantages, loss=loss)
-        off_policy.name, off_policy.on_policy = "demonstration", False
-        return [imitation, off_policy, self._own([sample for group in groups for sample in group.samples])]
+        off_policy = Term(
+            "demonstration",
+            Batch.whole(
+                [s.sequence for _, s in pairs],
+                advantage=[group_advantages([*g.rewards, s.verdict.reward], rl.advantage)[-1] for g, s in pairs],
+            ),
+            loss,
+        )
+        return [imitation, off_policy, self._own(groups)]
 
-    def _own(self, samples: Sequence[Sample]) -> Term:
-        batch = Batch.whole([s.sequence for s in samples], correct=[float(s.verdict.correct) for s in samples])
-        return Term("rl", batch, SelfImitationLoss(self.config.rl_scale, self.config.negative_floor), on_policy=True)
+    def _own(self, groups: Sequence[Group]) -> Term:
+        """Of an RL term it takes batch, needs and name; the loss is another and asks for no advantage."""
+        samples: list[Sample] = [sample for group in groups for sample in group.samples]
+        config, rl = self.config, self.config.rl
+        loss = SelfImitationLoss(config.rl_scale, config.own_form, rl.loss_aggregation, self.max_new_tokens, rl.entropy_coef)
+        term = rl_term(groups, rl, self.max_new_tokens, advantages=[0.0] * len(samples), loss=loss)
+        term.batch.per_sequence["correct"] = [float(s.verdict.correct) for s in samples]
+        if config.own_form != "ratio":
+            term.needs = frozenset()
+        return term

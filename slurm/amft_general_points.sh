@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=amft_general_points
+#SBATCH --nodes=8
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --mem=0
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@600
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+# The paper's General Points run.
+set -euo pipefail
+# sbatch runs a copy of this file, so the project is looked for where it was submitted from.
+for AMFT_HOME in "${AMFT_HOME:-}" "${SLURM_SUBMIT_DIR:-}" "$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)" ""; do
+    [[ ! -f $AMFT_HOME/slurm/common.sh ]] || break
+done
+[[ -n $AMFT_HOME ]] || { echo "nemo_amft: error: slurm/common.sh: not found; submit from the project's folder, or set AMFT_HOME" >&2; exit 2; }
+# shellcheck source=slurm/common.sh
+source "$AMFT_HOME/slurm/common.sh"
+
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+    amft_help "sbatch [OPTIONS] slurm/amft_general_points.sh [--config-name NAME] [key=value ...]: train with conf/amft_general_points.yaml"
+    exit 0
+fi
+amft_run train amft_general_points "$@"
