@@ -16,7 +16,10 @@ set -euo pipefail
 for AMFT_HOME in "${AMFT_HOME:-}" "${SLURM_SUBMIT_DIR:-}" "$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)" ""; do
     [[ ! -f $AMFT_HOME/slurm/common.sh ]] || break
 done
-[[ -n $AMFT_HOME ]] || { echo "nemo_amft: error: slurm/common.sh: not found; submit from the project's folder, or set AMFT_HOME" >&2; exit 2; }
+if [[ -z $AMFT_HOME ]]; then
+    echo "nemo_amft: error: slurm/common.sh: not found; submit from the project's folder, or set AMFT_HOME" >&2
+    exit 2
+fi
 # shellcheck source=slurm/common.sh
 source "$AMFT_HOME/slurm/common.sh"
 

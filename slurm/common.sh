@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What the job scripts of this folder share. Sourced by them, with AMFT_HOME set to the folder above this one.
 #
-# A job: settings -> container or venv -> every node sees the run directory -> doctor -> one process a GPU under srun -> the exit
-# status decides: finished, failed, or stopped on request, in which case the same job is put back into the queue.
+# A job: settings -> container or venv -> every node sees the run directory -> doctor -> one process a GPU under srun -> the
+# exit status decides: finished, failed, or stopped on request, in which case the same job is put back into the queue.
 
 AMFT_STOPPED=75    # nemo_amft/parallel/signals.py: stopped at a step boundary because it was asked to, can be continued
 AMFT_KILLED=138    # 128 + SIGUSR1: the signal came before Python could listen, so nothing was lost
@@ -58,7 +58,9 @@ amft_settings() {
     MAX_REQUEUES=${MAX_REQUEUES:-20}
     export HF_HOME=${HF_HOME:-${HOME:-$PWD}/.cache/huggingface} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHONUNBUFFERED=1
     if [[ -z ${SLURM_JOB_START_TIME:-} ]]; then   # set by Slurm since 23.02; the clock of exp_manager.max_time_per_run
-        SLURM_JOB_START_TIME=$(date +%s -d "$(scontrol show job "$AMFT_JOB" | sed -n 's/.*StartTime=\([^ ]*\).*/\1/p' | head -n 1)")
+        local start
+        start=$(scontrol show job "$AMFT_JOB" | sed -n 's/.*StartTime=\([^ ]*\).*/\1/p')
+        SLURM_JOB_START_TIME=$(date +%s -d "$start")
         export SLURM_JOB_START_TIME
     fi
     mkdir -p "$RUN_DIR/logs" "$HF_HOME"
@@ -91,8 +93,9 @@ amft_enter() {
     AMFT_SRUN=(--kill-on-bad-exit=1 --wait=60 --cpus-per-task="$((cpus > 0 ? cpus : 1))")
     if [[ -z $CONTAINER_IMAGE ]]; then
         AMFT_PYTHON=("$VENV/bin/python")
-        [[ -x ${AMFT_PYTHON[0]} ]] || { amft_error "$VENV: found no bin/python, expected a virtual environment (make venv), or CONTAINER_IMAGE"; exit 2; }
-        return
+        [[ ! -x ${AMFT_PYTHON[0]} ]] || return 0
+        amft_error "VENV=$VENV: found no bin/python, expected a virtual environment (make venv), or CONTAINER_IMAGE"
+        exit 2
     fi
     # The dependencies are the image's, the code is this folder's: what was submitted is what runs.
     local folder mounts=$MOUNTS
@@ -102,7 +105,8 @@ amft_enter() {
     export PYTHONPATH=$AMFT_HOME
     case $CONTAINER_RUNTIME in
         pyxis)
-            AMFT_SRUN+=(--container-image="$CONTAINER_IMAGE" --container-mounts="$mounts" --container-workdir="$PWD" --no-container-mount-home)
+            AMFT_SRUN+=(--container-image="$CONTAINER_IMAGE" --container-mounts="$mounts")
+            AMFT_SRUN+=(--container-workdir="$PWD" --no-container-mount-home)
             AMFT_PYTHON=(python)
             ;;
         apptainer)
@@ -128,7 +132,7 @@ amft_check_storage() {
             [[ $(cat "$1" 2>/dev/null) == "$2" ]] && exit 0
             sleep "$attempt"
         done
-        echo "nemo_amft: error: RUN_DIR: $(hostname) does not see ${1%/*} as ${3} does, expected storage that all nodes share" >&2
+        echo "nemo_amft: error: RUN_DIR: $(hostname) does not see ${1%/*} as $3 does, expected storage all nodes share" >&2
         exit 2' check "$token" "$AMFT_JOB.$AMFT_RESTART" "$(hostname)" || AMFT_STATUS=$?
     rm -f "$token"
     [[ $AMFT_STATUS != 2 ]] || exit 2
@@ -150,7 +154,10 @@ amft_run() {
     for argument; do
         case $argument in
             --config-name | --config-name=*) config= ;;
-            exp_manager.explicit_log_dir=* | exp_manager.exp_dir=*) amft_error "$argument: the run directory of a job is set by RUN_DIR=..."; exit 2 ;;
+            exp_manager.explicit_log_dir=* | exp_manager.exp_dir=*)
+                amft_error "$argument: the run directory of a job is set by RUN_DIR=..."
+                exit 2
+                ;;
         esac
     done
     amft_log
@@ -216,7 +223,8 @@ amft_forward() {
 # before that.
 amft_lost_node() {
     [[ $AMFT_STATUS -ne 2 && $AMFT_NODES -gt 1 ]] || return 1   # 2: a mistake in the configuration
-    ! timeout --kill-after=5 60 srun --overlap --nodes="$AMFT_NODES" --ntasks="$AMFT_NODES" --ntasks-per-node=1 true >/dev/null 2>&1
+    ! timeout --kill-after=5 60 \
+        srun --overlap --nodes="$AMFT_NODES" --ntasks="$AMFT_NODES" --ntasks-per-node=1 true >/dev/null 2>&1
 }
 
 amft_end() {
