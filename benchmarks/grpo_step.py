@@ -39,10 +39,7 @@ LAYOUTS = {  # tensor parallel size, rollout engine, whether it takes part by de
 def overrides(args: argparse.Namespace, model: Path, run_dir: Path, tensor: int, engine: str) -> list[str]:
     """nemo_amft's configuration."""
     return [
-        "--config-name", "quickstart", "method=amft_grpo", f"++method._target_={HERE / 'nemo_grpo.py'}:GRPO",
-        f"++task._target_={HERE / 'nemo_grpo.py'}:DigitsTask",
-        # With mu fixed at 0 the RL term's weight is 1.
-        "controller=paper", "controller.mu_init=0", "controller.mu_min=0", "controller.eta_mu=0", "controller.eta_h=0",
+        "--config-name", "quickstart", "method=grpo", f"++task._target_={HERE / 'nemo_grpo.py'}:DigitsTask",
         f"rollout={engine}", f"rollout.max_new_tokens={args.new_tokens}", "rollout.max_num_seqs=1024",
         f"model.path={model}", f"model.tensor_model_parallel_size={tensor}", f"model.micro_batch_size={args.micro_batch_size}",
         f"data.prompts_per_step={args.prompts}", f"data.samples_per_prompt={args.samples}", "data.demonstrations_per_step=1",

@@ -1,4 +1,4 @@
-"""nemo_amft's side of grpo_step.py: the trainer's own step with the RL term alone, a turn at a time.
+"""nemo_amft's side of grpo_step.py: the trainer's own step of method=grpo, a turn at a time.
 
 Started by grpo_step.py as one process a rank. Arguments: "fixed" or "mixed" lengths of responses, and the configuration.
 """
@@ -6,24 +6,14 @@ Started by grpo_step.py as one process a rank. Arguments: "fixed" or "mixed" len
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from interleave import Channel
 
-from nemo_amft.algorithms.methods.amft import AMFT
-from nemo_amft.algorithms.methods.base import Demonstration, Group, Term, rl_term
 from nemo_amft.tasks.arithmetic.task import ArithmeticTask
 from nemo_amft.tasks.base import Verifier
 
 sys.path.insert(0, str(Path(__file__).parent))  # a plug-in is imported by its file
-
-
-class GRPO(AMFT):
-    """The RL term of AMFT, alone."""
-
-    def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
-        return [rl_term(groups, self.config.rl, self.max_new_tokens)]
 
 
 class DigitsTask(ArithmeticTask):

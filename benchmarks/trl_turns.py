@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import time
 from collections.abc import Callable
 from typing import Any
@@ -76,7 +77,8 @@ class Turns(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         for _, phase in self._late:
             self._wrap(kwargs["optimizer"], "step", phase)
-        self._channel.reply({}, {}, torch_threads=torch.get_num_threads())
+        found = {name: importlib.metadata.version(name) for name in ("trl", "transformers", "torch")}
+        self._channel.reply({}, {}, torch_threads=torch.get_num_threads(), versions=found)
         self._wait(control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
