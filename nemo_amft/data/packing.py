@@ -8,6 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+SPREAD, SHORT = 1.25, 64
+"""Lengths that one bundle may hold: up to so many times its shortest, and all below so many positions."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Neighbouring sequences of a packing of similar length, padded together for an attention that knows no packing.
+
+    One call for all lengths would attend to padding for the square of it, a call a sequence costs more than short ones save.
+    """
+
+    positions: int
+    """What its sequences take of the packing."""
+    shape: tuple[int, int]
+    """(sequences, the longest)"""
+    slots: Tensor | None
+    """int64 [positions], where each lies in `shape`, flattened; None where all lengths are equal, so that it is a view."""
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -25,6 +43,8 @@ class Packing:
     """int64 [P], those of all context-parallel ranks, rank after rank."""
     boundaries: Tensor
     """int32 [B + 1], where each sequence starts among the P positions; P at the end."""
+    bundles: tuple[Bundle, ...]
+    """All sequences in order, where no context-parallel ranks share them."""
 
     @property
     def position_ids(self) -> Tensor:
@@ -55,7 +75,28 @@ def pack(padded: Sequence[int], context_rank: int, context_size: int, device: to
     width = max(padded)
     ranks = [_slots(padded, width, rank, context_size) for rank in range(context_size)]
     boundaries = torch.tensor([0, *padded], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-    return Packing((len(padded), width), ranks[context_rank].to(device), torch.cat(ranks).to(device), boundaries.to(device))
+    bundles = tuple(_bundle(lengths, device) for lengths in bundled(padded)) if context_size == 1 else ()
+    return Packing(
+        (len(padded), width), ranks[context_rank].to(device), torch.cat(ranks).to(device), boundaries.to(device), bundles
+    )
+
+
+def bundled(lengths: Sequence[int]) -> list[list[int]]:
+    """Neighbours of similar length, in order. A packing's sequences come by length, so that there are few bundles."""
+    found: list[list[int]] = []
+    for length in lengths:
+        both = [*found[-1], length] if found else [length]
+        if found and (max(both) <= SHORT or max(both) <= SPREAD * min(both)):
+            found[-1] = both
+        else:
+            found.append([length])
+    return found
+
+
+def _bundle(lengths: Sequence[int], device: torch.device) -> Bundle:
+    width = max(lengths)
+    slots = None if min(lengths) == width else _slots(lengths, width, 0, 1).to(device)
+    return Bundle(sum(lengths), (len(lengths), width), slots)
 
 
 def _slots(padded: Sequence[int], width: int, rank: int, size: int) -> Tensor:

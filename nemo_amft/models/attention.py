@@ -2,7 +2,7 @@
 
 Megatron-Core's unfused DotProductAttention writes out all scores (B, heads, T, T) and needs a mask tensor from the caller.
 This one does neither: sequences are right-padded, so causality alone keeps padding out of every real token's view. Packed
-sequences are padded for the attention alone; of similar lengths, that costs less than attending to each by itself.
+sequences are padded for the attention alone, in bundles of similar length.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from nemo_amft.data.packing import Packing
+from nemo_amft.data.packing import Bundle, Packing
 from nemo_amft.models.packing import PackedSequences
 
 
@@ -73,11 +73,14 @@ class CoreAttention(torch.nn.Module):
     def _attend_packed(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
         """(P / C, 1, heads, d) and twice (P / C, 1, groups, d) to (P / C, 1, heads * d), C context-parallel ranks.
 
-        Every rank gathers all keys and values: simple, exact, and meant for tests of context parallelism on a CPU. Where speed
-        counts Transformer Engine passes them around a ring.
+        With context parallelism every rank gathers all keys and values: simple, exact, and meant for tests on a CPU. Where
+        speed counts Transformer Engine passes them around a ring.
         """
-        if self.cp_group is not None:
-            key, value = (gather_from_sequence_parallel_region(x, group=self.cp_group) for x in (key, value))
+        if self.cp_group is None:
+            sizes = [bundle.positions for bundle in packing.bundles]
+            parts = zip(*(x[:, 0].split(sizes) for x in (query, key, value)), packing.bundles, strict=True)
+            return torch.cat([self._attend_bundle(*part) for part in parts])[:, None]
+        key, value = (gather_from_sequence_parallel_region(x, group=self.cp_group) for x in (key, value))
         batch, width = packing.shape
 
         def padded(x: Tensor, slots: Tensor) -> Tensor:
@@ -88,6 +91,18 @@ class CoreAttention(torch.nn.Module):
             padded(query, packing.slots), padded(key, packing.all_slots), padded(value, packing.all_slots), None
         )
         return context.transpose(0, 1).flatten(0, 1)[packing.slots][:, None]
+
+    def _attend_bundle(self, query: Tensor, key: Tensor, value: Tensor, bundle: Bundle) -> Tensor:
+        """(positions, heads, d) and twice (positions, groups, d) to (positions, heads * d)."""
+        batch, width = bundle.shape
+
+        def padded(x: Tensor) -> Tensor:
+            if bundle.slots is not None:
+                x = x.new_zeros(batch * width, *x.shape[1:]).index_copy(0, bundle.slots, x)
+            return x.view(batch, width, *x.shape[1:]).transpose(0, 1)
+
+        context = self._attend(padded(query), padded(key), padded(value), None).transpose(0, 1).flatten(0, 1)
+        return context if bundle.slots is None else context[bundle.slots]
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, hidden_mask: Tensor | None) -> Tensor:
         """(Tq, B, heads, d) and twice (Tk, B, groups, d) to (Tq, B, heads * d)."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from megatron.core.transformer.enums import AttnMaskType
 
-from nemo_amft.data.packing import pack
+from nemo_amft.data.packing import bundled, pack
 from nemo_amft.models.attention import CoreAttention
 from nemo_amft.models.packing import PackedSequences
 
@@ -49,10 +49,19 @@ def test_a_mask_replaces_causality():
     torch.testing.assert_close(attention(query, key, value, hidden), written_out(query, key, value, ~hidden))
 
 
-def test_packed_sequences_see_themselves_only():
-    query, key, value = random_qkv(9, 9, batch=1)
-    packed = PackedSequences.of(pack([4, 1, 4], 0, 1, torch.device("cpu")), with_engine=False)
+@pytest.mark.parametrize(
+    "lengths", [(4, 1, 4), (5, 5, 5), (3, 60, 64, 70, 80, 100, 101, 300)], ids=["one bundle", "equal", "several bundles"]
+)
+def test_packed_sequences_see_themselves_only(lengths):
+    query, key, value = random_qkv(sum(lengths), sum(lengths), batch=1)
+    packed = PackedSequences.of(pack(lengths, 0, 1, torch.device("cpu")), with_engine=False)
     actual = attention(query, key, value, packed=packed)
-    for start, end in itertools.pairwise([0, 4, 5, 9]):
+    for start, end in itertools.pairwise([0, *itertools.accumulate(lengths)]):
         expected = attention(*(x[start:end] for x in (query, key, value)))
         torch.testing.assert_close(actual[start:end], expected)
+
+
+def test_bundles_hold_similar_lengths_in_order():
+    lengths = [3, 60, 64, 70, 80, 100, 101, 300]
+    assert bundled(lengths) == [[3, 60, 64], [70, 80], [100, 101], [300]]
+    assert bundled([7]) == [[7]]
