@@ -17,8 +17,8 @@ PIP := .venv/bin/python -m pip install --disable-pip-version-check --quiet --no-
 
 help:
 	@echo 'make quickstart [ARGS="trainer.seed=2 ..."]   train a small model with AMFT on two CPU cores'
-	@echo 'make test                                     every test, but for those on a real Slurm'
-	@echo 'make test-slurm                               those (root; tests/slurm/local_slurm.sh install)'
+	@echo 'make test                                     every test; those on a real Slurm where it is installed'
+	@echo 'make test-slurm                               these alone (root; tests/slurm/local_slurm.sh install)'
 	@echo 'make test-fast                                unit tests that are not slow'
 	@echo 'make bench                                    benchmarks of speed and memory, on an idle machine (half an hour)'
 	@echo 'make gpu-check [ARGS="--wheels .whl"]         checks a machine with one GPU; without one, at reduced size'

@@ -11,7 +11,9 @@ COMMANDS = {
     "train": "fine-tune a model",
     "evaluate": "evaluate a checkpoint or a hub model",
     "convert": "turn checkpoints into hub format, and other formats into it",
+    "compare": "compare two evaluations, problem by problem",
     "report": "compare runs",
+    "study": "run many cells with many seeds, and report on them",
     "plan": "show what a configuration will do, without running it",
     "doctor": "check this machine",
 }

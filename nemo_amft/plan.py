@@ -19,7 +19,7 @@ from nemo_amft.config.schema import Config
 from nemo_amft.planning import batch_table, report
 from nemo_amft.planning.footprint import footprint
 from nemo_amft.planning.hardware import GPU
-from nemo_amft.planning.refusals import divides, indivisible, shortage
+from nemo_amft.planning.refusals import divides, shortage
 from nemo_amft.planning.search import allowed, candidates
 from nemo_amft.planning.tables import gib, rows
 from nemo_amft.planning.target import target
@@ -40,7 +40,6 @@ def plan(config: Config, gpu: str | None = None, fill: str | None = None, search
         if architecture is None:
             print(rows("model", [("parameters", f"unknown: the config of {config.model.path} is not here")]))
         else:
-            refusals += indivisible(config, architecture)
             short = _planned(config, architecture, device, share) if divides(config, architecture) else None
             refusals += [short] if short else []
             if device is not None and (refusals or search is not None):

@@ -1,83 +1,67 @@
 """Runs side by side.
 
-    python -m nemo_amft.report RUN... [--out FOLDER]
+    python -m nemo_amft.report RUN... [--out FOLDER] [--target ACCURACY]
 
-RUN is a run directory. Runs of one name (seeds) share a row, as their mean with a 95% confidence interval. The table is
-Markdown, on stdout; with --out it is also written to FOLDER/report.md, with a picture of the runs in FOLDER/comparison.png.
+RUN is a run directory, or the folder of an earlier report. Runs of one name (seeds) share a row, as their mean with a 95%
+confidence interval. The table is Markdown, on stdout; with --out it is also written to FOLDER/report.md, with a picture of the
+runs in FOLDER/comparison.png and the numbers behind both in FOLDER/runs.csv and FOLDER/curves.csv.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from nemo_amft.observe import metrics, summary
+from nemo_amft.observe import metrics
+from nemo_amft.observe.runs import Run, read_runs, write_csv
 from nemo_amft.types import UserError
 
-
-@dataclass(frozen=True)
-class Run:
-    """What a run directory says. Numbers that it lacks are None: a run that has not finished has no summary.json."""
-
-    folder: Path
-    name: str
-    seed: int | None
-    finished: bool
-    numbers: dict[str, float | None]
-    records: list[metrics.Record]
+Column = tuple[str, Callable[[Run], float | None], Callable[[float], str]]
 
 
-COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "final_accuracy": ("final accuracy", lambda x: f"{x:.1%}"),
-    "best_validation": ("best validation", lambda x: f"{x:.1%}"),
-    "final_mu": ("final mu", lambda x: f"{x:.4f}"),
-    "steps": ("steps", lambda x: f"{x:.0f}"),
-    "wall_seconds": ("wall time [min]", lambda x: f"{x / 60:.1f}"),
-    "tokens_per_second": ("tokens/s", lambda x: f"{x:,.0f}"),
-}
+def columns(runs: Sequence[Run], target: float) -> list[Column]:
+    """Title, a run's value, and how it is written. Columns that no run fills are left out, but for the first."""
+    sets = dict.fromkeys(["test", *(name for run in runs for name in run.sets)])
+    every: list[Column] = [
+        ("final accuracy" if name == "test" else f"final {name}", lambda run, name=name: run.final(name), _percent)
+        for name in sets
+    ]
+    every += [
+        ("best validation", lambda run: max(run.values("validation", "validation/accuracy"), default=None), _percent),
+        (f"rollouts to {target:.0%}", lambda run: run.used_until(target, "data/samples"), _count),
+        (f"demonstrations to {target:.0%}", lambda run: run.used_until(target, "data/demonstrations"), _count),
+        ("share of demonstrations", lambda run: _mean(run.values("train", "data/demonstration_share")), _percent),
+        ("final mu", lambda run: (run.values("train", "mu") or [None])[-1], lambda x: f"{x:.4f}"),
+        ("steps", lambda run: sum(r["phase"] == "train" for r in run.records), _count),
+        ("wall time [min]", lambda run: run.wall_seconds and run.wall_seconds / 60, lambda x: f"{x:.1f}"),
+        ("tokens/s", lambda run: run.tokens_per_second, _count),
+    ]
+    return [every[0], *(column for column in every[1:] if any(column[1](run) is not None for run in runs))]
 
 
-def read_run(folder: Path) -> Run:
-    """Read a run directory. Raises UserError for a folder that is none."""
-    if not (folder / metrics.FILE_NAME).is_file():
-        raise UserError(f"{folder}: found no {metrics.FILE_NAME}, expected a run directory")
-    records = metrics.read_metrics(folder)
-    path = folder / summary.FILE_NAME
-    facts = _read_object(path) if path.is_file() else {}
-    mu = _values(records, "train", "mu")
-    validation = _values(records, "validation", "validation/accuracy")
-    test = _values(records, "validation", "test/accuracy")  # after warm-up, and at the end
-    numbers = {
-        "final_accuracy": test[-1] if test and path.is_file() else None,
-        "best_validation": max(validation, default=None),
-        "final_mu": mu[-1] if mu else None,
-        "steps": sum(record["phase"] == "train" for record in records),
-        "wall_seconds": facts.get("wall_seconds"),
-        "tokens_per_second": facts.get("tokens_per_second"),
-    }
-    return Run(folder, facts.get("name") or folder.resolve().name, facts.get("seed"), path.is_file(), numbers, records)
-
-
-def table(runs: Sequence[Run]) -> str:
+def table(runs: Sequence[Run], target: float) -> str:
     """The Markdown table: a row a name, in the order given."""
-    rows = [["run", "seeds", *(title for title, _ in COLUMNS.values())]]
+    chosen = columns(runs, target)
+    rows = [["run", "seeds", *(title for title, *_ in chosen)]]
     for name, group in _by_name(runs).items():
         unfinished = sum(not run.finished for run in group)
         label = f"{name} ({unfinished} unfinished)" if unfinished else name
-        cells = [_cell([run.numbers[key] for run in group], form) for key, (_, form) in COLUMNS.items()]
-        rows.append([label, str(len(group)), *cells])
+        rows.append([label, str(len(group)), *(_cell([value(run) for run in group], form) for _, value, form in chosen)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines) + "\n"
+
+
+def default_target(runs: Sequence[Run]) -> float:
+    """Nine tenths of the best validation accuracy there is, rounded to a percent."""
+    best = max((value for run in runs for value in run.values("validation", "validation/accuracy")), default=0.0)
+    return round(0.9 * best, 2)
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
@@ -92,15 +76,25 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def _cell(values: Sequence[float | None], form: Callable[[float], str]) -> str:
+    """Mean and interval; how many runs have the value, where not all do."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
     mean, half = mean_and_interval(known)
-    return form(mean) if half is None else f"{form(mean)} ± {form(half)}"
+    text = form(mean) if half is None else f"{form(mean)} ± {form(half)}"
+    return text if len(known) == len(values) else f"{text} ({len(known)} of {len(values)})"
 
 
-def _values(records: Sequence[metrics.Record], phase: str, name: str) -> list[float]:
-    return [record[name] for record in records if record["phase"] == phase and record.get(name) is not None]
+def _percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def _by_name(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -108,16 +102,6 @@ def _by_name(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for run in runs:
         groups.setdefault(run.name, []).append(run)
     return groups
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: {error}; expected the JSON object that a finished run writes") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: found {type(value).__name__}, expected a JSON object")
-    return value
 
 
 def _warn_of_repeated_seeds(runs: Sequence[Run]) -> None:
@@ -128,34 +112,38 @@ def _warn_of_repeated_seeds(runs: Sequence[Run]) -> None:
 
 
 def _draw(runs: Sequence[Run], path: Path) -> None:
-    """One line a run; seeds of one name are told apart by their seed, or else by their folder."""
+    """One line a run; seeds of one name share a colour."""
     from nemo_amft.observe.figures import comparison
 
-    lines: dict[str, list[metrics.Record]] = {}
+    lines: dict[str, list[list[metrics.Record]]] = {}
     for name, group in _by_name(runs).items():
-        for run in group:
-            label = name if len(group) == 1 else f"{name}, seed {run.seed}"
-            lines[label if label not in lines else f"{name}, {run.folder}"] = run.records
+        lines[name if len(group) == 1 else f"{name} ({len(group)} seeds)"] = [run.records for run in group]
     comparison(lines, path, "Runs side by side")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m nemo_amft.report", description="Show runs side by side.")
-    parser.add_argument("run", nargs="+", type=Path, help="run directory")
-    parser.add_argument("--out", type=Path, help="folder to write report.md and comparison.png to")
+    parser.add_argument("run", nargs="+", type=Path, help="run directory, or the folder of an earlier report")
+    parser.add_argument("--out", type=Path, help="folder to write report.md, comparison.png, runs.csv and curves.csv to")
+    parser.add_argument(
+        "--target", type=float, help="validation accuracy, 0 to 1, to reach; nine tenths of the best there is by default"
+    )
     args = parser.parse_args(argv)
     try:
-        runs = [read_run(folder) for folder in args.run]
+        runs = [run for folder in args.run for run in read_runs(folder)]
+        if args.target is not None and not 0.0 < args.target <= 1.0:
+            raise UserError(f"--target: found {args.target:g}, expected an accuracy above 0 and at most 1")
     except UserError as error:
         print(f"nemo_amft: error: {error}", file=sys.stderr)
         return 2
     _warn_of_repeated_seeds(runs)
-    text = table(runs)
+    text = table(runs, args.target or default_target(runs))
     print(text, end="")
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "report.md").write_text(text + "\n![comparison](comparison.png)\n", encoding="utf-8")
+        write_csv(runs, args.out)
         _draw(runs, args.out / "comparison.png")
     return 0
 

@@ -26,7 +26,8 @@ class Example:
     id: str
     messages: tuple[Mapping[str, str], ...]
     answer: str
-    demonstration: str | None = None
+    demonstration: str | tuple[str, ...] | None = None
+    """A tuple holds several turns: the expert's response, the user's next message, a response, ... ending with a response."""
     source: str = ""
     response_prefix: str = ""
     """How the response begins (a hint): given to the policy after the prompt, graded with what it adds, not trained on."""
@@ -41,6 +42,10 @@ class Verdict:
     correct: bool
     status: Literal["ok", "timeout", "error"] = "ok"
     detail: str = ""
+    follow_up: str | None = None
+    """The user's next message in a task with several turns; None ends the episode."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """What else a task measures, such as the share of right steps; evaluations show the mean over responses."""
 
 
 @dataclass(frozen=True)

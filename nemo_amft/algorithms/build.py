@@ -14,6 +14,7 @@ from nemo_amft.algorithms.parts import Parts, RunData
 from nemo_amft.algorithms.sampling import Sampler
 from nemo_amft.algorithms.throughput import Throughput
 from nemo_amft.config.architecture import from_hub
+from nemo_amft.config.plugins import load_function
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import validate
 from nemo_amft.data.chat import ChatTemplate
@@ -35,7 +36,7 @@ from nemo_amft.observe.timers import PhaseTimers
 from nemo_amft.parallel import groups, platform
 from nemo_amft.parallel.groups import Place
 from nemo_amft.parallel.peak import device_peak
-from nemo_amft.tasks.base import Task
+from nemo_amft.tasks.base import Task, evaluation_sets, judge_of
 from nemo_amft.tasks.rewards import RewardPool
 from nemo_amft.types import RolloutEngine, UserError
 
@@ -64,7 +65,11 @@ def load_data(config: Config, task: Task, chat: ChatTemplate) -> RunData:
     if not demonstrations:
         raise UserError("data.train: found no example with a demonstration, expected at least one for the SFT term")
     refuse_truncation(demonstrations, chat, limits.max_demonstration_tokens, limits.max_truncated_fraction)
-    return RunData(fitted["train"], demonstrations, fitted["validation"], fitted["test"] or fitted["validation"])
+    others = {
+        name: drop_long_prompts(examples, chat, limits.max_prompt_tokens, f"evaluation set {name}")
+        for name, examples in evaluation_sets(task).items()
+    }
+    return RunData(fitted["train"], demonstrations, fitted["validation"], fitted["test"] or fitted["validation"], others)
 
 
 def build_parts(
@@ -73,7 +78,7 @@ def build_parts(
     """Models, engine and streams: everything the trainer runs on."""
     c = config
     timers = PhaseTimers(c.trainer.phase_timeout_s)
-    method = c.method.build(c.rollout.max_new_tokens)
+    method = c.method.build(c.rollout.longest)
     with platform.megatron():
         chunks = build_policy(hub.config, c.model, c.trainer.precision)
         load_hub_weights(chunks, hub.config, hub.path)
@@ -86,7 +91,7 @@ def build_parts(
         )
     start_up.mark("models")
     room = c.data.max_prompt_tokens + method.added_prompt_tokens(c.data)
-    prompt_tokens = max(c.data.max_prompt_tokens, min(room, hub.config.max_position_embeddings - c.rollout.max_new_tokens))
+    prompt_tokens = max(c.data.max_prompt_tokens, min(room, hub.config.max_position_embeddings - c.rollout.longest))
     engine = build_engine(c, hub, policy.chunks, prompt_tokens)
     start_up.mark("engine")
     seed = c.trainer.seed
@@ -139,7 +144,7 @@ def _build_critic(config: Config, hub: HubModel, run_dir: Path, place: Place) ->
 def build_engine(config: Config, hub: HubModel, chunks: list, prompt_tokens: int | None = None) -> RolloutEngine:
     """The rollout engine that the config names, over the policy's chunks. `prompt_tokens`: the longest prompt, where a method's
     own are longer than the data's."""
-    longest = (prompt_tokens or config.data.max_prompt_tokens) + config.rollout.max_new_tokens
+    longest = (prompt_tokens or config.data.max_prompt_tokens) + config.rollout.longest
     if config.rollout.engine == "megatron":
         from nemo_amft.rollout.megatron import MegatronEngine
 
@@ -162,7 +167,12 @@ def build_sampler(
     timers: PhaseTimers,
     prompt_tokens: int | None = None,
 ) -> Sampler:
-    """Engine, chat template and verifier processes, as one."""
+    """Engine, chat template and verifier processes, as one. Raises UserError for several turns without room for them."""
+    turns = getattr(task, "max_turns", 1)
+    if turns > 1 and config.rollout.max_conversation_tokens is None:
+        raise UserError(
+            f"rollout.max_conversation_tokens: found null, expected a number of tokens, as the task has up to {turns} turns"
+        )
     return Sampler(
         engine,
         chat,
@@ -174,6 +184,8 @@ def build_sampler(
         config.rollout.seed_per_sample,
         stop_token_ids(hub),
         prompt_tokens or config.data.max_prompt_tokens,
+        config.rollout.longest,
+        hasattr(task, "environment"),
     )
 
 
@@ -182,7 +194,8 @@ def _reward_pool(config: Config, task: Task, place: Place) -> RewardPool | None:
     if place.rank % config.trainer.devices != 0:
         return None
     r = config.reward
-    return RewardPool(task.verifier(), r.workers, r.timeout_s, r.memory_mb)
+    judge = load_function("reward.function", r.function) if r.function is not None else judge_of(task)
+    return RewardPool(judge, r.workers, r.timeout_s, r.memory_mb)
 
 
 def load_policy_alone(checkpoint: Path) -> tuple[list, HubModel]:

@@ -30,6 +30,8 @@ class RunData:
     demonstrations: list[Example]
     validation: list[Example]
     test: list[Example]
+    evaluation_sets: dict[str, list[Example]] = field(default_factory=dict)
+    """The task's problems out of distribution, by name."""
 
 
 @dataclass

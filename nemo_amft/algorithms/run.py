@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
 from nemo_amft.algorithms.build import build_parts, load_data, load_model, on_main_first
 from nemo_amft.algorithms.meta_gradient import KeptDifference
@@ -17,6 +18,7 @@ from nemo_amft.algorithms.trainer import Trainer
 from nemo_amft.algorithms.warmup import after_warm_up, warm_up
 from nemo_amft.config import launcher
 from nemo_amft.config.run_dir import prepare
+from nemo_amft.config.run_dir import run_dir as run_directory
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import resolved
 from nemo_amft.data.chat import ChatTemplate
@@ -39,6 +41,7 @@ def run(config: Config) -> int:
     started = time.monotonic()
     stop = signals.StopRequests(config.exp_manager.max_time_per_run)
     platform.install()
+    refuse_another_run(run_directory(config.exp_manager), config)
     run_dir, loggers = prepare(config)
     finished = finished_run(run_dir, config)
     if finished is not None:
@@ -76,6 +79,26 @@ def show_setup(config: Config, run_dir: Path, data: RunData, chat: ChatTemplate)
             ids = chat.demonstration(example).tokens if name == "demonstration" else chat.prompt_ids(example.messages)
             text = chat.decode(ids)
             print(f"  {name} {example.id}: {text if len(text) <= 600 else text[:300] + ' ... ' + text[-300:]!r}", flush=True)
+
+
+IDENTITY = ("method", "task", "controller._target_", "model.path", "trainer.seed")
+"""What makes a run that run: with another of these the same folder would mix two."""
+
+
+def refuse_another_run(run_dir: Path, config: Config) -> None:
+    """Raises UserError where the folder holds a run that `config` is no continuation of."""
+    path = run_dir / "config.yaml"
+    if not path.exists():
+        return
+    before, now = (OmegaConf.create(values) for values in (yaml.safe_load(path.read_text()), resolved(config)))
+    for key in IDENTITY:
+        old, new = OmegaConf.select(before, key), OmegaConf.select(now, key)
+        if old != new:
+            show = key if OmegaConf.is_config(new) else f"{key}={new}"
+            raise UserError(
+                f"{show}: found another in {path}, expected the same to continue that run, or a folder of its own "
+                "(exp_manager.name, exp_manager.explicit_log_dir)"
+            )
 
 
 def finished_run(run_dir: Path, config: Config) -> dict[str, Any] | None:

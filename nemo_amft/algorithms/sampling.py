@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch.distributed as dist
 
-from nemo_amft.algorithms.methods.base import Demonstration, Group, Sample
+from nemo_amft.algorithms.conversations import Conversation
+from nemo_amft.algorithms.methods.base import Demonstration, Group
 from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.observe.timers import PhaseTimers
 from nemo_amft.parallel.groups import Place
 from nemo_amft.rollout.seeds import sample_seed
 from nemo_amft.tasks.rewards import RewardPool
-from nemo_amft.types import Completion, Example, Request, RolloutEngine, SamplingParams, TokenSequence, Verdict
+from nemo_amft.types import Completion, Example, Request, RolloutEngine, SamplingParams, Verdict
 
 
 @dataclass
@@ -32,6 +33,10 @@ class Sampler:
     stop_token_ids: tuple[int, ...]
     max_prompt_tokens: int
     """Longest prompt, with its response_prefix, that the engine has room for beside the longest response."""
+    max_response_tokens: int
+    """Longest response, or conversation after the prompt."""
+    several_turns: bool = False
+    """The task has an environment in place of a verifier."""
 
     def roll_out(
         self,
@@ -43,28 +48,43 @@ class Sampler:
         temperature: float,
         **params,
     ) -> list[Group]:
-        """`samples` graded responses to each example. Seeds belong to (run seed, stream, step, prompt, sample), not to a
-        rank."""
-        prompts = [self._prompt(example) for example in examples]
-        requests = [
-            Request(prompt, sample_seed(self.run_seed, stream, step, p, s) if self.seed_per_sample else None)
-            for p, prompt in enumerate(prompts)
-            for s in range(samples)
-        ]
-        seed = sample_seed(self.run_seed, stream, step, 0, 0)
-        sampling = SamplingParams(max_new_tokens, temperature, stop_token_ids=self.stop_token_ids, seed=seed, **params)
-        with self.timers("rollout"):
-            completions = self.engine.generate(requests, sampling)
-        answers = [example.answer for example in examples for _ in range(samples)]
-        prefixes = [example.response_prefix for example in examples for _ in range(samples)]
-        texts = [prefix + self._text(c) for prefix, c in zip(prefixes, completions, strict=True)]
-        with self.timers("reward"):
-            verdicts = self._grade(answers, texts, [c.finished for c in completions])
-        graded = [
-            _sample(request.prompt_token_ids, completion, text, verdict)
-            for request, completion, text, verdict in zip(requests, completions, texts, verdicts, strict=True)
-        ]
+        """`samples` graded responses to each example, or episodes of several turns. Seeds belong to (run seed, stream, step,
+        prompt, sample), and to the turn, not to a rank."""
+        drawn = [Conversation(e, prompt) for e in examples for prompt in [self._prompt(e)] for _ in range(samples)]
+        live, turn = list(enumerate(drawn)), 0
+        while live:
+            name = stream if turn == 0 else f"{stream}/turn {turn}"
+            requests = [
+                Request((*c.prompt, *c.tokens), sample_seed(self.run_seed, name, step, *divmod(i, samples)))
+                if self.seed_per_sample
+                else Request((*c.prompt, *c.tokens))
+                for i, c in live
+            ]
+            seed = sample_seed(self.run_seed, name, step, 0, 0)
+            sampling = SamplingParams(max_new_tokens, temperature, stop_token_ids=self.stop_token_ids, seed=seed, **params)
+            with self.timers("rollout"):
+                completions = self.engine.generate(requests, sampling)
+            for (_, conversation), completion in zip(live, completions, strict=True):
+                prefix = "" if conversation.responses else conversation.example.response_prefix
+                conversation.respond(completion, prefix + self._text(completion))
+            episodes = [conversation for _, conversation in live]
+            verdicts = self.grade(
+                [c.example for c in episodes], [c.responses for c in episodes], [c.finished for c in episodes]
+            )
+            for conversation, verdict in zip(episodes, verdicts, strict=True):
+                conversation.verdict = verdict
+            live = [(i, c) for i, c in live if self._goes_on(c, max_new_tokens)]
+            turn += 1
+        graded = [conversation.sample() for conversation in drawn]
         return [Group(e, tuple(graded[i * samples : (i + 1) * samples])) for i, e in enumerate(examples)]
+
+    def _goes_on(self, conversation: Conversation, max_new_tokens: int) -> bool:
+        """Whether there is another turn; its message is added then."""
+        message = conversation.verdict.follow_up
+        if message is None:
+            return False
+        room = self.max_response_tokens - len(conversation.tokens) - max_new_tokens
+        return conversation.go_on(message, self.chat.follow_up(message), self.chat.eos_token_id, room)
 
     def demonstration(self, example: Example) -> Demonstration | None:
         """See `Tools`."""
@@ -81,10 +101,12 @@ class Sampler:
         """See `Tools`."""
         return len(self._prompt(example)) <= self.max_prompt_tokens
 
-    def grade(self, examples: Sequence[Example], texts: Sequence[str], finished: Sequence[bool]) -> list[Verdict]:
-        """See `Tools`."""
+    def grade(self, examples: Sequence[Example], responses: Sequence[Sequence[str]], finished: Sequence[bool]) -> list[Verdict]:
+        """See `Tools`. A verifier is shown the one response, an environment all of them."""
+        assert not any(isinstance(turns, str) for turns in responses), "a sequence of responses for each example"
+        shown = [list(turns) if self.several_turns else turns[-1] for turns in responses]
         with self.timers("reward"):
-            return self._grade([example.answer for example in examples], texts, finished)
+            return self._grade([example.answer for example in examples], shown, finished)
 
     def _prompt(self, example: Example) -> tuple[int, ...]:
         return (*self.chat.prompt_ids(example.messages), *self.chat.encode(example.response_prefix))
@@ -93,7 +115,7 @@ class Sampler:
         ids = completion.token_ids
         return self.chat.decode(ids[:-1] if completion.finished and ids and ids[-1] in self.stop_token_ids else ids)
 
-    def _grade(self, answers: Sequence[str], texts: Sequence[str], finished: Sequence[bool]) -> list[Verdict]:
+    def _grade(self, answers: Sequence[str], texts: Sequence[str | list[str]], finished: Sequence[bool]) -> list[Verdict]:
         """Each node grades its slice in its own processes; all ranks get all verdicts, in order."""
         nodes = self.place.world_size // self.ranks_per_node
         mine: list[tuple] = []
@@ -101,20 +123,10 @@ class Sampler:
             node = self.place.rank // self.ranks_per_node
             cut = slice(len(answers) * node // nodes, len(answers) * (node + 1) // nodes)
             graded = self.rewards.score(list(zip(answers[cut], texts[cut], finished[cut], strict=True)))
-            mine = [(v.reward, v.correct, v.status, v.detail) for v in graded]
+            mine = [astuple(verdict) for verdict in graded]
         everyone: list = [None] * self.place.world_size
         dist.all_gather_object(everyone, mine)
         return [Verdict(*fields) for part in everyone for fields in part]
-
-
-def _sample(prompt: Sequence[int], completion: Completion, text: str, verdict: Verdict) -> Sample:
-    n = len(completion.token_ids)
-    sequence = TokenSequence(
-        tokens=(*prompt, *completion.token_ids),
-        trained=(*[False] * len(prompt), *[True] * n),
-        behavior_log_probs=(*[0.0] * len(prompt), *completion.log_probs),
-    )
-    return Sample(sequence, text, verdict, completion.finished, n)
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -133,5 +145,6 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "reward/groups_none_correct": sum(x == 0.0 for x in solved) / max(len(solved), 1),
         "response_length/mean": sum(s.num_tokens for s in samples) / n,
         "response_length/max": float(max((s.num_tokens for s in samples), default=0)),
+        "response_turns/mean": sum(s.num_turns for s in samples) / n,
         "truncated_fraction": sum(not s.finished for s in samples) / n,
     }

@@ -34,7 +34,14 @@ class Throughput:
         drawn = sum(s.num_tokens for group in groups for s in group.samples)
         trained = sum(len(s.tokens) for term in terms for s in term.batch.sequences)
         phases = (*TRAINING_PHASES, *dict.fromkeys(term.name for term in terms))
+        # By identity: some methods train on a sequence in two terms.
+        sequences = {id(s): s for term in terms for s in term.batch.sequences}.values()
+        # Only what the engine drew has its log-probs.
+        demonstrations = sum(s.behavior_log_probs is None for s in sequences)
         found = {
+            "data/samples": float(sum(len(group.samples) for group in (*groups, *meta))),
+            "data/demonstrations": float(demonstrations),
+            "data/demonstration_share": demonstrations / max(len(sequences), 1),
             "tokens_per_second/training": self.timers.per_second(trained, *phases),
             "memory/peak": float(platform.peak_memory_bytes()),
         }

@@ -272,9 +272,12 @@ class Trainer:
 
     def validate(self, step: int, final: bool) -> None:
         """Accuracy of theta_step on D_val; at the start and the end also on the test problems, which nothing else sees (a task
-        without any has D_val's again)."""
+        without any has D_val's again), and on the task's problems out of distribution."""
         p, v = self.parts, self.config.validation
-        sets = {"validation": p.data.validation[: v.prompts]} | ({"test": p.data.test[: v.final_prompts]} if final else {})
+        sets = {"validation": p.data.validation[: v.prompts]}
+        if final:
+            others = {"test": p.data.test} | p.data.evaluation_sets
+            sets |= {name: examples[: v.final_prompts] for name, examples in others.items()}
         metrics: dict[str, float] = {}
         with self.awake(), p.timers("validation"):
             for name, examples in sets.items():
@@ -289,10 +292,9 @@ class Trainer:
 
     def _remember(self, step: int, metrics: dict[str, float]) -> None:
         accuracy = self.progress.accuracy
-        if step == 0:
-            accuracy |= {"warmup/validation": metrics["validation/accuracy"], "warmup/test": metrics["test/accuracy"]}
-        elif "test/accuracy" in metrics:
-            accuracy |= {"final/validation": metrics["validation/accuracy"], "final/test": metrics["test/accuracy"]}
+        if "test/accuracy" in metrics:
+            found = {name.removesuffix("/accuracy"): value for name, value in metrics.items() if name.endswith("/accuracy")}
+            accuracy |= {f"{'final' if step else 'warmup'}/{name}": value for name, value in found.items()}
         if metrics["validation/accuracy"] >= accuracy.get("best/validation", 0.0):
             accuracy |= {"best/validation": metrics["validation/accuracy"], "best/step": float(step)}
 

@@ -12,7 +12,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -44,7 +44,7 @@ def load_plugin(section: str, values: Any) -> Plugin:
     target = values.get("_target_")
     if not isinstance(target, str):
         raise UserError(f"{section}._target_: expected dotted.path.Class or file.py:Class, found {typed.show(target)}")
-    cls = _find_class(section, target)
+    cls = _find(f"{section}._target_", target, "Class", lambda value: isinstance(value, type))
     settings = getattr(cls, "Config", None)
     if not (isinstance(settings, type) and dataclasses.is_dataclass(settings)):
         raise UserError(f"{section}._target_: {target} has no dataclass attribute Config")
@@ -53,29 +53,35 @@ def load_plugin(section: str, values: Any) -> Plugin:
     return Plugin(cls, typed.build(settings, rest, section, known or [f"{section}._target_"]), target)
 
 
-def _find_class(section: str, target: str) -> type:
+def load_function(key: str, target: str) -> Callable[..., Any]:
+    """The function that `target` names, as dotted.path.function or file.py:function. `key` is its key. Raises UserError."""
+    return _find(key, target, "function", lambda value: callable(value) and not isinstance(value, type))
+
+
+def _find(key: str, target: str, wanted: str, is_wanted: Callable[[Any], bool]) -> Any:
+    """What `target` names, if it `is_wanted`, a `wanted` ("Class", "function")."""
     place, _, name = target.rpartition(":" if ":" in target else ".")
     if not place or not name:
-        raise UserError(f"{section}._target_: expected dotted.path.Class or file.py:Class, found {target!r}")
+        raise UserError(f"{key}: expected dotted.path.{wanted} or file.py:{wanted}, found {target!r}")
     try:
         module = _import_file(Path(place)) if ":" in target else importlib.import_module(place)
     except FileNotFoundError:
-        raise UserError(f"{section}._target_: no file {place}") from None
+        raise UserError(f"{key}: no file {place}") from None
     except ModuleNotFoundError as error:
         # A library that the module itself misses is another mistake than a mistyped module.
         absent = error.name and (place == error.name or place.startswith(error.name + "."))
         reason = f"no module {error.name}" if absent else f"{place} needs the module {error.name}, which is not installed"
-        raise UserError(f"{section}._target_: {reason}") from error
+        raise UserError(f"{key}: {reason}") from error
     except SyntaxError as error:
-        raise UserError(f"{section}._target_: {error.filename} line {error.lineno}: {error.msg}") from error
+        raise UserError(f"{key}: {error.filename} line {error.lineno}: {error.msg}") from error
     except (ImportError, OSError) as error:
-        raise UserError(f"{section}._target_: cannot import {place}: {typed.one_line(error)}") from error
-    cls = getattr(module, name, None)
-    if not isinstance(cls, type):
-        classes = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
-        hint = f"; did you mean {typed.nearest(name, classes)[0]}?" if classes else ""
-        raise UserError(f"{section}._target_: {place} has no class {name}{hint}")
-    return cls
+        raise UserError(f"{key}: cannot import {place}: {typed.one_line(error)}") from error
+    found = getattr(module, name, None)
+    if not is_wanted(found):
+        there = [n for n, v in vars(module).items() if is_wanted(v) and getattr(v, "__module__", None) == module.__name__]
+        hint = f"; did you mean {typed.nearest(name, there)[0]}?" if there else ""
+        raise UserError(f"{key}: {place} has no {wanted.lower()} {name}{hint}")
+    return found
 
 
 def _import_file(path: Path) -> ModuleType:

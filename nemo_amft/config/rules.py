@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_amft.config import launcher
-from nemo_amft.config.architecture import architecture_of
+from nemo_amft.config.architecture import Architecture, architecture_of
+from nemo_amft.config.plugins import load_function
 from nemo_amft.config.ranges import out_of_range
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import PLUGIN_SECTIONS
@@ -40,10 +41,12 @@ def violations(config: Config, *, on_this_machine: bool = True, module: str = "n
         return  # the rules below divide by these numbers
     rules: list[Callable[[Config], Iterator[str]]] = [
         _layout, _divisibility, _pipeline_and_recompute, _optimizer, _lengths,
-        _rollout, _batches, _controller, _files, _plugins,
+        _rollout, _batches, _controller, _files, _plugins, _reward,
     ]  # fmt: skip
     for rule in rules:
         yield from rule(config)
+    if module == "nemo_amft.train" and lookup(config, "task.form") == "image":
+        yield "task.form: found image, expected text: policies here read text, and images are only drawn"
     if on_this_machine:
         yield from _transformer_engine(config)
         yield from _offload(config)
@@ -107,12 +110,29 @@ def _divisibility(config: Config) -> Iterator[str]:
     rollout_tp = config.rollout.tensor_model_parallel_size
     if heads % rollout_tp:
         yield f"rollout.tensor_model_parallel_size: found {rollout_tp}, expected a divisor of the model's {heads} heads"
+    yield from indivisible(config, architecture)
     chunks = model.pipeline_model_parallel_size * (model.virtual_pipeline_model_parallel_size or 1)
     if layers % chunks:
         yield (
             f"model.pipeline_model_parallel_size (times virtual): found {chunks}, "
             f"expected a divisor of the model's {layers} layers"
         )
+
+
+def indivisible(config: Config, architecture: Architecture) -> Iterator[str]:
+    """What a tensor-parallel size does not divide, beyond the heads."""
+    sizes = {"model.tensor_model_parallel_size": config.model.tensor_model_parallel_size}
+    if config.rollout.engine == "vllm":
+        sizes["rollout.tensor_model_parallel_size"] = tp = config.rollout.tensor_model_parallel_size
+        groups = architecture.num_key_value_heads
+        if max(tp, groups) % min(tp, groups):
+            yield (
+                f"rollout.tensor_model_parallel_size: found {tp}, expected a divisor or a multiple of the model's {groups} "
+                "key-value heads"
+            )
+    for key, tp in sizes.items():
+        if architecture.intermediate_size % tp:
+            yield f"{key}: found {tp}, expected a divisor of the model's intermediate size, {architecture.intermediate_size}"
 
 
 def _pipeline_and_recompute(config: Config) -> Iterator[str]:
@@ -144,7 +164,14 @@ def _lengths(config: Config) -> Iterator[str]:
         return
     longest, prompt = architecture.max_position_embeddings, config.data.max_prompt_tokens
     source = "model.scratch" if config.model.path is None else "the model's"
-    for key in ("rollout.max_new_tokens", "data.max_demonstration_tokens"):
+    conversation = config.rollout.max_conversation_tokens
+    if conversation is not None and conversation < config.rollout.max_new_tokens:
+        yield (
+            f"rollout.max_conversation_tokens: found {conversation}, expected at least rollout.max_new_tokens, "
+            f"{config.rollout.max_new_tokens}"
+        )
+    response = "rollout.max_new_tokens" if conversation is None else "rollout.max_conversation_tokens"
+    for key in (response, "data.max_demonstration_tokens"):
         tokens = lookup(config, key)
         if prompt + tokens > longest:
             dot = "." if config.model.path is None else " "
@@ -244,6 +271,14 @@ def _plugins(config: Config) -> Iterator[str]:
                 hook(config, plugin.config)
             except ValueError as error:
                 yield str(error)
+
+
+def _reward(config: Config) -> Iterator[str]:
+    if config.reward.function is not None:
+        try:
+            load_function("reward.function", config.reward.function)
+        except UserError as error:
+            yield str(error)
 
 
 def _transformer_engine(config: Config) -> Iterator[str]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from nemo_amft.evaluation.config import EvaluationConfig
+
 
 @dataclass(frozen=True)
 class TrainerConfig:
@@ -192,6 +194,9 @@ class RolloutConfig:
     """vllm: colocated in the training processes. megatron: KV-cache decoding on the policy itself."""
     max_new_tokens: int = 8192
     """Longest response (paper, Table 6: 8192)."""
+    max_conversation_tokens: int | None = None
+    """All responses of an episode and the user's messages between them, in tasks with several turns; an episode that has no
+    room for one more message and response ends as cut. None: one response."""
     temperature: float = 1.0
     """Sampling temperature of training rollouts."""
     top_p: float = 1.0
@@ -215,6 +220,11 @@ class RolloutConfig:
     probe_tolerance: float = 0.02
     """Largest mean absolute difference of log-probs between engine and trainer that the probe after a sync accepts."""
 
+    @property
+    def longest(self) -> int:
+        """Most tokens that a rollout adds to its prompt."""
+        return self.max_conversation_tokens or self.max_new_tokens
+
 
 @dataclass(frozen=True)
 class RewardConfig:
@@ -224,6 +234,8 @@ class RewardConfig:
     """A verification that takes longer is killed, scored 0 and counted in reward/timeout."""
     memory_mb: int = 2048
     """Address space a child process may grow by before it is stopped (counted in reward/error)."""
+    function: str | None = None
+    """A function of your own that judges in place of the task's verifier: my/file.py:function, or dotted.path.function."""
 
 
 @dataclass(frozen=True)
@@ -305,3 +317,7 @@ class Config:
     """Checkpoints."""
     exp_manager: ExpManagerConfig = field(default_factory=ExpManagerConfig)
     """Run directory and loggers."""
+    benchmarks: dict[str, str | None] = field(default_factory=dict)
+    """What nemo_amft.evaluate puts to a model: name -> hub, a hub id, a .parquet or a .jsonl file; null leaves it out."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Drawing and grading of benchmarks (nemo_amft/evaluation/config.py)."""

@@ -14,9 +14,11 @@ CHARACTERS = string.printable
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% elif not loop.last %}{{ '\\n' }}{% endif %}{% endfor %}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}"
+    "{% elif not loop.last and messages[loop.index]['role'] != 'assistant' %}{{ '\\n' }}{% endif %}{% endfor %}"
 )
-"""<bos>, then the contents with a line break between them: prompts stay short, and a problem's own "=" says where to answer."""
+"""<bos>, then the contents, with a line break between messages that no response separates: prompts stay short, and a
+problem's own "=" says where to answer."""
 
 
 def vocab_size() -> int:

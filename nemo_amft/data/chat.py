@@ -9,6 +9,15 @@ from nemo_amft.types import Example, TokenSequence, UserError
 
 THINK_OPEN = "<think>"
 
+MARK = "RESPONSE-OF-FOLLOW-UP"
+"""Stands for a response where only what follows it is asked for."""
+
+
+def responses(example: Example) -> tuple[str, ...]:
+    """The expert's responses in a demonstration, without the user's messages between them."""
+    shown = example.demonstration
+    return () if shown is None else (shown,) if isinstance(shown, str) else shown[::2]
+
 
 class ChatTemplate:
     """A tokenizer's chat template, and counts of the demonstrations that were cut."""
@@ -50,20 +59,47 @@ class ChatTemplate:
         """
         assert example.demonstration is not None, example.id
         prompt = self._prompt_ids(example.messages, example.id)
-        if example.demonstration.lstrip().startswith(THINK_OPEN) and self._decode_tail(prompt).rstrip().endswith(THINK_OPEN):
+        if responses(example)[0].lstrip().startswith(THINK_OPEN) and self._decode_tail(prompt).rstrip().endswith(THINK_OPEN):
             raise UserError(
                 f"{example.id}: demonstration: found {THINK_OPEN!r} at its start, expected none, as the chat template ends a "
                 "prompt with it (task.thinking=true cuts it)"
             )
-        response = [*self.encode(example.demonstration), self.eos_token_id]
+        tokens, trained = self.turns(example.demonstration)
         self.num_demonstrations += 1
-        if self._max_demonstration_tokens is not None and len(response) > self._max_demonstration_tokens:
+        if self._max_demonstration_tokens is not None and len(tokens) > self._max_demonstration_tokens:
             self.num_truncated += 1
-            response = response[: self._max_demonstration_tokens]
-        return TokenSequence(
-            tokens=(*prompt, *response),
-            trained=(*[False] * len(prompt), *[True] * len(response)),
-        )
+            tokens, trained = tokens[: self._max_demonstration_tokens], trained[: self._max_demonstration_tokens]
+        return TokenSequence(tokens=(*prompt, *tokens), trained=(*[False] * len(prompt), *trained))
+
+    def turns(self, demonstration: str | tuple[str, ...]) -> tuple[list[int], list[bool]]:
+        """What a demonstration adds to its prompt: ids, and which of them are trained on. Each response is followed by the end
+        token, the user's messages between them are context."""
+        tokens: list[int] = []
+        trained: list[bool] = []
+        for i, text in enumerate((demonstration,) if isinstance(demonstration, str) else demonstration):
+            own = i % 2 == 0
+            new = [*self.encode(text), self.eos_token_id] if own else self.follow_up(text)
+            tokens += new
+            trained += [own] * len(new)
+        return tokens, trained
+
+    def follow_up(self, message: str) -> list[int]:
+        """Ids between a response's end token and the next response: the user's `message` as the template writes it.
+
+        Taken from the text that the template makes of a conversation around it, after the response and its end token. Raises
+        UserError if the template does not keep a response's text, so that its end cannot be found.
+        """
+        from jinja2.exceptions import TemplateError
+
+        turns = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", MARK), ("user", message))]
+        try:
+            text = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            raise UserError(f"a conversation: the chat template refuses it: {' '.join(str(error).split())}") from None
+        _, found, rest = text.partition(MARK)
+        if not found:
+            raise UserError("a conversation: the chat template leaves out a response's text, expected it as it is")
+        return self.encode(rest.removeprefix(self._tokenizer.eos_token))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` as it stands in the middle of a sequence."""

@@ -44,7 +44,7 @@ def refuse_truncation(
     sample = demonstrations[::stride]
     if not sample:
         return 0.0
-    cut = sum(len(chat.encode(text)) + 1 > max_demonstration_tokens for text in sample)
+    cut = sum(len(chat.turns(shown)[0]) > max_demonstration_tokens for shown in sample)
     fraction = cut / len(sample)
     found = f"{cut} of {len(sample)} demonstrations ({100 * fraction:.1f}%) longer than {max_demonstration_tokens} tokens"
     if fraction > max_truncated_fraction:

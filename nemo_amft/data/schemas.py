@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,18 @@ PROMPT_ROLES = ("system", "user", "assistant")
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")
 """GSM8K's calculator annotations, such as <<48/2=24>>: made for a tool, not for a reader."""
+
+
+GOLD_SEPARATOR = "\x1e"
+"""Between several gold answers in one text, any of which is right: ASCII's record separator, which no answer holds."""
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+OPTION_SEED = 42
+"""Seeds the order of options, together with the question: the same order in every run, whichever rows are read."""
+
+CHOICE_INSTRUCTION = "Put the letter of the right option in \\boxed{}."
+"""Ends a prompt that is made from options. A row that brings its own prompt is left as it is."""
 
 
 class RowError(ValueError):
@@ -28,6 +41,9 @@ class Problem:
     answer: str
     demonstration: str | None
     source: str
+    choice: bool = False
+    """The answer is an option's letter."""
+    category: str = ""
 
 
 Schema = Callable[[Mapping[str, Any]], Problem]
@@ -43,11 +59,7 @@ ABSENT = _Absent()
 
 def detect_schema(row: Mapping[str, Any]) -> Schema | None:
     """The schema whose columns `row` has, or None."""
-    for columns, schema in (
-        ({"prompt", "reward_model"}, openr1),
-        ({"prompt", "answer"}, generic),
-        ({"question", "answer"}, gsm8k),
-    ):
+    for schema, columns in COLUMNS.items():
         if columns <= row.keys():
             return schema
     return None
@@ -89,6 +101,87 @@ def gsm8k(row: Mapping[str, Any]) -> Problem:
         raise RowError("answer", worked[-40:], "steps that end with '#### N'")
     steps = CALCULATOR.sub("", steps).strip()
     return Problem(({"role": "user", "content": question},), answer, f"{steps}\nThe answer is \\boxed{{{answer}}}.", "")
+
+
+def problem(row: Mapping[str, Any]) -> Problem:
+    """problem and answer, as in HuggingFaceH4/MATH-500, AI-MO/aimo-validation-amc and the hub's AIME sets."""
+    text = _text(row.get("problem", ABSENT), "problem")
+    return Problem(({"role": "user", "content": text},), _answer(row.get("answer", ABSENT), "answer"), None, "")
+
+
+def plain(row: Mapping[str, Any]) -> Problem:
+    """question, and an answer without steps, as in math-ai/minervamath. Its columns are GSM8K's, so it has to be asked for."""
+    question = _text(row.get("question", ABSENT), "question")
+    return Problem(({"role": "user", "content": question},), _answer(row.get("answer", ABSENT), "answer"), None, "")
+
+
+def olympiad(row: Mapping[str, Any]) -> Problem:
+    """OlympiadBench: question, and final_answer, a list of texts any of which is right."""
+    golds = row.get("final_answer", ABSENT)
+    if not isinstance(golds, list) or not golds:
+        raise RowError("final_answer", golds, "a non-empty list of answers")
+    answer = GOLD_SEPARATOR.join(_answer(gold, f"final_answer[{i}]") for i, gold in enumerate(golds))
+    return Problem(({"role": "user", "content": _text(row.get("question", ABSENT), "question")},), answer, None, "")
+
+
+def mmlu_pro(row: Mapping[str, Any]) -> Problem:
+    """TIGER-Lab/MMLU-Pro: question, options (a list), answer (a letter) and, if there is one, category."""
+    options = _options(row.get("options", ABSENT), "options")
+    answer = _answer(row.get("answer", ABSENT), "answer").strip().upper()
+    letters = LETTERS[: len(options)]
+    if len(answer) != 1 or answer not in letters:
+        raise RowError("answer", answer, f"a letter from A to {letters[-1]}")
+    return _choice(row, "question", options, letters.index(answer), _optional_text(row, "category") or "")
+
+
+def arc(row: Mapping[str, Any]) -> Problem:
+    """allenai/ai2_arc: question, choices {text, label} and answerKey, one of the labels (letters, or digits in some rows)."""
+    choices = row.get("choices", ABSENT)
+    if not isinstance(choices, Mapping):
+        raise RowError("choices", choices, "an object with 'text' and 'label'")
+    options = _options(choices.get("text", ABSENT), "choices.text")
+    labels, key = choices.get("label", ABSENT), row.get("answerKey", ABSENT)
+    if not isinstance(labels, list) or len(labels) != len(options):
+        raise RowError("choices.label", labels, f"a list of {len(options)} labels")
+    if key not in labels:
+        raise RowError("answerKey", key, f"one of {', '.join(map(str, labels))}")
+    return _choice(row, "question", options, labels.index(key))
+
+
+def gpqa(row: Mapping[str, Any]) -> Problem:
+    """Idavidrein/gpqa: Question, Correct Answer, and Incorrect Answer 1 to 3."""
+    keys = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
+    options = [_text(row.get(key, ABSENT), key) for key in keys]
+    return _choice(row, "Question", options, 0, _optional_text(row, "High-level domain") or "")
+
+
+COLUMNS: dict[Schema, set[str]] = {
+    openr1: {"prompt", "reward_model"},
+    generic: {"prompt", "answer"},
+    mmlu_pro: {"question", "options", "answer"},
+    arc: {"question", "choices", "answerKey"},
+    gpqa: {"Question", "Correct Answer"},
+    olympiad: {"question", "final_answer"},
+    gsm8k: {"question", "answer"},
+    problem: {"problem", "answer"},
+}
+"""What tells a schema, tried in this order."""
+
+
+def _choice(row: Mapping[str, Any], key: str, options: Sequence[str], gold: int, category: str = "") -> Problem:
+    """A question with lettered options, in an order drawn from the question alone."""
+    question = _text(row.get(key, ABSENT), key).strip()
+    # By a hash and not by `random`, whose shuffling another version of Python may do otherwise.
+    order = sorted(range(len(options)), key=lambda i: hashlib.sha256(f"{OPTION_SEED}/{i}/{question}".encode()).digest())
+    lines = "\n".join(f"{LETTERS[place]}) {options[index].strip()}" for place, index in enumerate(order))
+    text = f"{question}\n\n{lines}\n\n{CHOICE_INSTRUCTION}"
+    return Problem(({"role": "user", "content": text},), LETTERS[order.index(gold)], None, "", True, category)
+
+
+def _options(value: Any, key: str) -> list[str]:
+    if not isinstance(value, list) or not 2 <= len(value) <= len(LETTERS):
+        raise RowError(key, value, f"a list of 2 to {len(LETTERS)} options")
+    return [_text(option, f"{key}[{i}]") for i, option in enumerate(value)]
 
 
 def _messages(

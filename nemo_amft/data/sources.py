@@ -1,6 +1,6 @@
 """Problems from a .parquet file, a .jsonl file or the hub, checked row by row.
 
-Three schemas, told apart by their columns (see schemas.py). Anything wrong raises UserError with one line that names the file,
+Schemas are told apart by their columns (see schemas.py). Anything wrong raises UserError with one line that names the file,
 the row and the key, what was found and what is expected; nothing is returned before every row has been checked.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_amft.data.schemas import RowError, detect_schema
+from nemo_amft.data.schemas import RowError, Schema, detect_schema
 from nemo_amft.types import Example, UserError
 
 logger = logging.getLogger(__name__)
@@ -29,17 +29,18 @@ Row = tuple[str, Mapping[str, Any]]
 """Where the row stands, for messages, and its values."""
 
 
-def load_examples(source: str, split: str = "train") -> list[Example]:
+def load_examples(source: str, split: str = "train", schema: Schema | None = None, unique: bool = True) -> list[Example]:
     """All problems of `source`: a .parquet or .jsonl file, or "hub/id" or "hub/id:config", of which `split` is read.
 
-    A problem that an earlier row has already, letter for letter, is dropped; how many were is logged as a warning. Files are
-    read without the datasets library, whose errors name neither row nor line and whose cache copies them.
+    A problem that an earlier row has already, letter for letter, is dropped if `unique`; how many were is logged as a warning.
+    `schema` says how rows are to be read; None: their columns say. Files are read without the datasets library, whose errors
+    name neither row nor line and whose cache copies them.
     """
     rows = _rows(source, split)
     first = next(rows, None)
     if first is None:
         raise UserError(f"{source}: found no rows, expected at least one")
-    schema = detect_schema(first[1])
+    schema = schema or detect_schema(first[1])
     if schema is None:
         columns = ", ".join(sorted(map(str, first[1]))) or "none"
         raise UserError(
@@ -55,7 +56,7 @@ def load_examples(source: str, split: str = "train") -> list[Example]:
         except RowError as error:
             raise UserError(f"{origin}, {error}") from None
         key = tuple((message["role"], message["content"]) for message in problem.messages)
-        if key in seen:
+        if unique and key in seen:
             duplicates.append((origin, seen[key]))
             continue
         seen[key] = origin
@@ -66,7 +67,7 @@ def load_examples(source: str, split: str = "train") -> list[Example]:
                 answer=problem.answer,
                 demonstration=problem.demonstration,
                 source=problem.source or name,
-                metadata={"origin": origin},
+                metadata={"origin": origin, "choice": problem.choice, "category": problem.category},
             )
         )
     if duplicates:

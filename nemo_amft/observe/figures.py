@@ -59,28 +59,35 @@ def dynamics(
     return _stacked(drawn, path, title)
 
 
-def comparison(runs: Mapping[str, Sequence[Record]], path: str | Path | None, title: str) -> Figure:
-    """Validation accuracy, reward (smoothed) and mu of several runs over each other, one colour a name in `runs`."""
-    present = {name for records in runs.values() for record in records for name in record}
-    colours = dict(zip(runs, _cycle(len(runs)), strict=True))
+def comparison(runs: Mapping[str, Sequence[Sequence[Record]]], path: str | Path | None, title: str) -> Figure:
+    """Validation accuracy, reward, share of demonstrations (both smoothed) and mu of several runs over each other.
+
+    `runs` holds the records of each run of a name; each name has a look of its own, and its runs are thin lines.
+    """
+    present = {name for group in runs.values() for records in group for record in records for name in record}
+    looks = dict(zip(runs, _cycle(len(runs)), strict=True))
 
     def panel(name: str, label: str, phase: str, smooth: bool) -> Callable[[Axes], None]:
         def draw(axes: Axes) -> None:
-            for run, records in runs.items():
-                steps, values = series(records, name, phase)
-                values = smoothed(values, _width(values)) if smooth else values
-                axes.plot(steps, values, color=colours[run], lw=1.8, marker="o" if phase == "validation" else "", label=run)
+            for run, group in runs.items():
+                for records, label in zip(group, [run, *[None] * len(group)], strict=False):
+                    steps, values = series(records, name, phase)
+                    values = smoothed(values, _width(values)) if smooth else values
+                    marks = {"marker": "o", "ms": 4} if phase == "validation" else {}
+                    axes.plot(steps, values, lw=1.8 if len(group) == 1 else 1.0, label=label, **marks, **looks[run])
             axes.set_ylabel(label)
             if phase == "validation":
                 axes.yaxis.set_major_formatter(PercentFormatter(1.0))
             if name == "validation/accuracy":
-                axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(runs), 3), fontsize=9)
+                wide = min(len(runs), 3 if len(runs) < 7 else 5)
+                axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=wide, fontsize=9)
 
         return draw
 
     panels = [
         ("validation/accuracy", "accuracy", "validation", False),
         ("reward/mean", "reward", "train", True),
+        ("data/demonstration_share", "share of\ndemonstrations", "train", True),
         ("mu", "µ", "train", False),
     ]
     return _stacked([panel(*row) for row in panels if row[0] in present], path, title)
@@ -179,6 +186,7 @@ def _width(values: Sequence[float]) -> int:
     return max(5, len(values) // 20) | 1
 
 
-def _cycle(n: int) -> list[str]:
-    colours = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
-    return [colours[i % len(colours)] for i in range(n)]
+def _cycle(n: int) -> list[dict[str, str]]:
+    """Colours first, then the same ones dashed, dotted and so on."""
+    colours, strokes = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY), ("-", "--", ":", "-.")
+    return [{"color": colours[i % 6], "ls": strokes[i // 6 % 4]} for i in range(n)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import socket
 from dataclasses import dataclass
 
 import torch.distributed as dist
@@ -39,13 +40,25 @@ class Place:
         return self.pipeline_rank == self.pipeline_size - 1
 
 
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def initialize(model: ModelConfig, seed: int, timeout_s: float = 1800.0) -> Place:
     """Join the job and build Megatron's groups for `model`'s layout. Works under torchrun, srun, or alone."""
     platform.install()
     os.environ.update(slurm.environment(os.environ))
-    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-    for name, value in alone.items():
-        os.environ.setdefault(name, value)
+    if "MASTER_PORT" not in os.environ:
+        # Alone: a port of its own, as another run may be going on here.
+        os.environ |= {
+            "RANK": "0",
+            "WORLD_SIZE": "1",
+            "LOCAL_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": _free_port(),
+        }
     platform.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
         dist.init_process_group(platform.distributed_backend(), timeout=datetime.timedelta(seconds=timeout_s))

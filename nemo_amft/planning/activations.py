@@ -51,7 +51,7 @@ class Activations:
 def largest_micro_batch(config: Config) -> Micro:
     """The largest that full-length sequences make."""
     data, model = config.data, config.model
-    response = max(config.rollout.max_new_tokens, data.max_demonstration_tokens)
+    response = max(config.rollout.longest, data.max_demonstration_tokens)
     multiple = model.tensor_model_parallel_size if model.sequence_parallel else 1
     longest = -(-(data.max_prompt_tokens + response - 1) // multiple) * multiple
     share = ceil(

@@ -16,9 +16,9 @@ def batch_table(config: Config) -> list[Row]:
     sequences = data.prompts_per_step * data.samples_per_prompt
     updates = lookup(config, "method.rl.updates_per_rollout_batch") or 1
     share = ceil(sequences / ranks / updates)
-    tokens = sequences * (data.max_prompt_tokens + config.rollout.max_new_tokens)
+    tokens = sequences * (data.max_prompt_tokens + config.rollout.longest)
     tokens += data.demonstrations_per_step * (data.max_prompt_tokens + data.max_demonstration_tokens)
-    longest = data.max_prompt_tokens + max(config.rollout.max_new_tokens, data.max_demonstration_tokens) - 1
+    longest = data.max_prompt_tokens + max(config.rollout.longest, data.max_demonstration_tokens) - 1
     layout = (model.tensor_model_parallel_size, model.pipeline_model_parallel_size, model.context_parallel_size)
     rows = [
         (

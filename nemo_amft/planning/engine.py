@@ -49,7 +49,7 @@ class Engine:
 def engine_memory(config: Config, architecture: Architecture, gpu: GPU | None) -> Engine:
     """`gpu` None: a CPU, whose engine has rollout.kv_cache_gb."""
     rollout, size = config.rollout, weight_bytes(config)
-    longest = config.data.max_prompt_tokens + rollout.max_new_tokens
+    longest = config.data.max_prompt_tokens + rollout.longest
     world = config.trainer.num_nodes * config.trainer.devices
     sequences = config.data.prompts_per_step * config.data.samples_per_prompt
     if rollout.engine == "megatron":
@@ -98,6 +98,6 @@ def _token_bytes(architecture: Architecture, tp: int, size: int) -> int:
 def _workspace(config: Config, architecture: Architecture, tp: int, size: int) -> int:
     a = architecture
     inner = (a.query_size + 2 * a.key_value_size + 3 * a.intermediate_size) // tp
-    tokens = min(BATCHED_TOKENS, config.rollout.max_num_seqs * (config.data.max_prompt_tokens + config.rollout.max_new_tokens))
+    tokens = min(BATCHED_TOKENS, config.rollout.max_num_seqs * (config.data.max_prompt_tokens + config.rollout.longest))
     # The sampler holds logits in fp32, their log-softmax and a copy.
     return tokens * (4 * a.hidden_size + inner) * size + 3 * 4 * config.rollout.max_num_seqs * a.vocab_size

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from nemo_amft.config.architecture import Architecture
+from nemo_amft.config.rules import indivisible
 from nemo_amft.config.schema import Config
 from nemo_amft.planning.footprint import Footprint
 from nemo_amft.planning.tables import gib
-
-
-def indivisible(config: Config, architecture: Architecture) -> Iterator[str]:
-    """What a tensor-parallel size does not divide, beyond the heads that config/rules.py checks."""
-    sizes = {"model.tensor_model_parallel_size": config.model.tensor_model_parallel_size}
-    if config.rollout.engine == "vllm":
-        sizes["rollout.tensor_model_parallel_size"] = tp = config.rollout.tensor_model_parallel_size
-        groups = architecture.num_key_value_heads
-        if max(tp, groups) % min(tp, groups):
-            yield (
-                f"rollout.tensor_model_parallel_size: found {tp}, expected a divisor or a multiple of the model's {groups} "
-                "key-value heads"
-            )
-    for key, tp in sizes.items():
-        if architecture.intermediate_size % tp:
-            yield f"{key}: found {tp}, expected a divisor of the model's intermediate size, {architecture.intermediate_size}"
 
 
 def divides(config: Config, architecture: Architecture) -> bool:

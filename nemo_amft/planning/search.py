@@ -13,7 +13,7 @@ from nemo_amft.config.schema import Config
 from nemo_amft.planning.footprint import Footprint, footprint
 from nemo_amft.planning.hardware import GPU
 from nemo_amft.planning.memory import GIB
-from nemo_amft.planning.refusals import indivisible, shortage
+from nemo_amft.planning.refusals import shortage
 from nemo_amft.planning.timing import step_seconds
 from nemo_amft.planning.workload import workload
 
@@ -37,7 +37,7 @@ def candidates(config: Config, architecture: Architecture, gpu: GPU, fill: float
     found = []
     for changed in variants(config, architecture):
         fitted = fit(changed, architecture, gpu)
-        if fitted is None or any(indivisible(fitted, architecture)):
+        if fitted is None or any(rules.indivisible(fitted, architecture)):
             continue
         memory = footprint(fitted, architecture, gpu)
         seconds = sum(step_seconds(fitted, architecture, gpu, workload(fitted, fill), memory.engine).values())
@@ -111,7 +111,7 @@ def changes(before: Config, after: Config) -> tuple[str, ...]:
 
 def _budgets(config: Config) -> list[int | None]:
     """The given cut, and token budgets of one, two and four full-length sequences."""
-    longest = config.data.max_prompt_tokens + max(config.rollout.max_new_tokens, config.data.max_demonstration_tokens)
+    longest = config.data.max_prompt_tokens + max(config.rollout.longest, config.data.max_demonstration_tokens)
     return list(dict.fromkeys([config.model.micro_batch_tokens, longest, 2 * longest, 4 * longest]))
 
 

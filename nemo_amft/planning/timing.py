@@ -71,8 +71,8 @@ def pass_seconds(config: Config, architecture: Architecture, gpu: GPU, one: Pass
 
 
 def _rollout(config: Config, architecture: Architecture, gpu: GPU, work: Workload, engine: Engine) -> float:
-    """Every engine decodes its share, one token of each live response a pass, the longest to rollout.max_new_tokens."""
-    size, most = weight_bytes(config), config.rollout.max_new_tokens
+    """Every engine decodes its share, one token of each live response a pass, the longest to its limit."""
+    size, most = weight_bytes(config), config.rollout.longest
     share = work.rollouts / engine.engines
     held = max(1.0, engine.cache / (engine.token * (work.prompt + work.response)))
     live = min(share, config.rollout.max_num_seqs, held)

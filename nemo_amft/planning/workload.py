@@ -68,7 +68,7 @@ def workload(config: Config, fill: float = MEAN_FILL) -> Workload:
     """The average step of `config`."""
     data = config.data
     prompt, response, demonstration = (
-        max(1, round(fill * n)) for n in (data.max_prompt_tokens, config.rollout.max_new_tokens, data.max_demonstration_tokens)
+        max(1, round(fill * n)) for n in (data.max_prompt_tokens, config.rollout.longest, data.max_demonstration_tokens)
     )
     rollouts = data.prompts_per_step * data.samples_per_prompt
     updates = lookup(config, "method.rl.updates_per_rollout_batch") or 1

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 from nemo_amft.config.schema import DataConfig
-from nemo_amft.types import Example, Verdict
+from nemo_amft.types import Example, UserError, Verdict
 
 Split = Literal["train", "validation", "test"]
 
@@ -30,12 +30,25 @@ class Verifier(Protocol):
         ...
 
 
+class Environment(Protocol):
+    """Judges a conversation: the verifier of a task with several turns. The same rules hold as for a `Verifier`.
+
+    It has no state: a conversation is judged anew from all its responses at each turn, so that a child process that died,
+    another node or a resumed run go on where it stood. What an episode needs (cards, a route) is in `answer`.
+    """
+
+    def __call__(self, answer: str, responses: Sequence[str], finished: bool) -> Verdict:
+        """Judge `responses`, the policy's turns so far, oldest first; `finished` is the last one's.
+
+        With `follow_up` the conversation goes on with that user message. Without, the verdict is the episode's.
+        """
+        ...
+
+
 class Task(Protocol):
     """Problems, demonstrations and verifier of one task.
 
-    Tasks here have one turn: the prompt is `Example.messages` and the reward judges the one response. A task with several turns
-    (General Points, V-IRL) will add a method `environment(example)` that returns an object with `step(response) -> next user
-    turn | Verdict`; the rollout loop, which owns the engine, is the one place that will have to call it.
+    A task with one turn has `verifier`, one with several has `environment` in its place; the prompt is `Example.messages`.
     """
 
     Config: ClassVar[type[Any]]
@@ -55,3 +68,19 @@ class Task(Protocol):
     def verifier(self) -> Verifier:
         """What judges responses; independent of the split."""
         ...
+
+    # def environment(self) -> Environment, and max_turns: int, the most responses of an episode, where there are several turns.
+    # Optional: def evaluation_sets(self) -> dict[str, Sequence[Example]], problems out of distribution by name.
+
+
+def judge_of(task: Task) -> Verifier | Environment:
+    """What judges the task's responses."""
+    return task.environment() if hasattr(task, "environment") else task.verifier()
+
+
+def evaluation_sets(task: Task) -> dict[str, Sequence[Example]]:
+    """The task's problems out of distribution; none where it has no such method. Raises UserError for a taken name."""
+    found = task.evaluation_sets() if hasattr(task, "evaluation_sets") else {}
+    for name in sorted(found.keys() & {"train", "validation", "test", "warmup", "meta"}):
+        raise UserError(f"{type(task).__name__}.evaluation_sets: found the name {name!r}, expected one that no split has")
+    return {name: examples for name, examples in found.items() if examples}

@@ -2,12 +2,13 @@
 
 Frames are a length (4 bytes, big endian) and a body. The parent first sends one JSON frame of settings and one frame with the
 pickled verifier; the child answers {"ready": true}, or {"failed": reason} and ends. From then on each JSON frame of items
-[[answer, response, finished], ...] is answered by one JSON frame an item, [reward, correct, status, detail], in order, so that
-the parent knows which item is being judged and since when.
+[[answer, response, finished], ...] is answered by one JSON frame an item, a Verdict's fields, in order, so that the parent
+knows which item is being judged and since when.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -52,14 +53,21 @@ def main() -> None:
             signal.setitimer(signal.ITIMER_REAL, 2 * settings["timeout_s"] + 1)
             verdict = judge(verifier, answer, response, finished)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            _reply(replies, [verdict.reward, verdict.correct, verdict.status, verdict.detail[:MAX_DETAIL]])
+            _reply(replies, dataclasses.astuple(verdict))
 
 
-def judge(verifier: Callable[[str, str, bool], Verdict], answer: str, response: str, finished: bool) -> Verdict:
+def judge(verifier: Callable[..., Verdict], answer: str, response: str | list[str], finished: bool) -> Verdict:
     """The verifier's verdict, or "error" with what it raised, sys.exit included."""
     try:
         verdict = verifier(answer, response, finished)
-        return Verdict(float(verdict.reward), bool(verdict.correct), verdict.status, str(verdict.detail))
+        return Verdict(
+            float(verdict.reward),
+            bool(verdict.correct),
+            verdict.status,
+            str(verdict.detail)[:MAX_DETAIL],
+            None if verdict.follow_up is None else str(verdict.follow_up),
+            {str(name): float(value) for name, value in verdict.numbers.items()},
+        )
     except BaseException as error:
         return Verdict(0.0, False, "error", _describe(error))
 
@@ -79,7 +87,7 @@ def _set_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # last: the parent blocks signals, and one may be pending
 
 
-def _load_verifier(settings: dict[str, Any], pickled: bytes) -> Callable[[str, str, bool], Verdict]:
+def _load_verifier(settings: dict[str, Any], pickled: bytes) -> Callable[..., Verdict]:
     """Unpickle the verifier with the parent's module search path; the bytes come from our own parent, over a private pipe.
 
     A plug-in given as a file (my/task.py:MyTask) is no importable module: its file is run under the name it has in the parent.

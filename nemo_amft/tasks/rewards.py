@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import nemo_amft
-from nemo_amft.tasks.base import Verifier
+from nemo_amft.tasks.base import Environment, Verifier
 from nemo_amft.tasks.reward_worker import HEADER, frame
 from nemo_amft.types import Verdict
 
@@ -39,7 +39,8 @@ MAX_FAILED_STARTS = 3
 MAX_BATCH = 64
 """Items in one message to a child: enough to hide the pipe's latency, few enough to share out evenly."""
 
-Item = tuple[str, str, bool]
+Item = tuple[str, str | Sequence[str], bool]
+"""(answer, response, finished); for an Environment the responses so far in place of the one."""
 
 
 class RewardPool:
@@ -48,7 +49,7 @@ class RewardPool:
     Use as a context manager, or call `close`. `score` may be called from any thread; calls wait for each other.
     """
 
-    def __init__(self, verifier: Verifier, workers: int, timeout_s: float, memory_mb: int) -> None:
+    def __init__(self, verifier: Verifier | Environment, workers: int, timeout_s: float, memory_mb: int) -> None:
         """Start the children without waiting for them, so that their imports overlap with what the caller does next.
 
         Raises what pickle raises for a verifier that is no top-level function or instance.

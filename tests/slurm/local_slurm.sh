@@ -2,7 +2,7 @@
 # local_slurm.sh - a throw-away real Slurm (munged + slurmctld + N x slurmd) on one Debian 12
 # machine: no systemd, no cgroups, loopback only, everything under one temp folder.
 #
-#   local_slurm.sh install              apt-get the Debian packages (idempotent)
+#   local_slurm.sh install              apt-get the Debian packages, and what builds a SPANK plugin (idempotent)
 #   local_slurm.sh start                set up and start (idempotent; < 20 s); prints `export SLURM_CONF=...`
 #   local_slurm.sh stop                 stop every process it started (by pid) and delete the folder
 #   local_slurm.sh status               exit 0 when all nodes answer
@@ -38,7 +38,7 @@ alive() { [[ -s $1 ]] && kill -0 "$(cat "$1")" 2>/dev/null; }
 
 install_packages() {
     local missing=() p
-    for p in slurmctld slurmd slurm-client munge iproute2; do
+    for p in slurmctld slurmd slurm-client munge iproute2 gcc libc6-dev libslurm-dev; do
         dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
     done
     [[ ${#missing[@]} -eq 0 ]] && return 0

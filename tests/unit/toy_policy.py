@@ -38,9 +38,9 @@ class Tools:
             return None
         return Demonstration(example, sequence(self.prompt(example), [*self.encode(example.demonstration), 2]))
 
-    def grade(self, examples: Sequence[Example], texts: Sequence[str], finished: Sequence[bool]) -> list[Verdict]:
-        assert len(examples) == len(texts) == len(finished)
-        return [Verdict(float(t.endswith(e.answer)), t.endswith(e.answer)) for e, t in zip(examples, texts, strict=True)]
+    def grade(self, examples: Sequence[Example], responses: Sequence[Sequence[str]], finished: Sequence[bool]) -> list[Verdict]:
+        right = [turns[-1].endswith(e.answer) for e, turns, _ in zip(examples, responses, finished, strict=True)]
+        return [Verdict(float(r), r) for r in right]
 
 
 def sequence(prompt: Sequence[int], response: Sequence[int]) -> TokenSequence:

@@ -15,6 +15,7 @@ import torch
 from nemo_amft.algorithms.advantages import group_advantages
 from nemo_amft.algorithms.losses import PolicyLoss, SFTLoss
 from nemo_amft.data.batching import Batch
+from nemo_amft.data.chat import responses
 from nemo_amft.types import Example, TokenLoss, TokenSequence, UserError, Verdict
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class RLConfig:
 
 @dataclass(frozen=True)
 class Sample:
-    """One graded response. `sequence` is prompt and response, trained on the response."""
+    """One graded response, or all of an episode's. `sequence` is prompt and response, trained on what the policy wrote."""
 
     sequence: TokenSequence
     text: str
@@ -59,6 +60,8 @@ class Sample:
     """Tokens of the response."""
     off_policy: bool = False
     """A demonstration that stands among rollouts."""
+    num_turns: int = 1
+    """Responses of the episode."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,8 @@ class Tools(Protocol):
         """Whether the example's prompt, with its response_prefix, leaves the longest response room."""
         ...
 
-    def grade(self, examples: Sequence[Example], texts: Sequence[str], finished: Sequence[bool]) -> list[Verdict]:
-        """Verdicts of responses to examples, in order. Collective."""
+    def grade(self, examples: Sequence[Example], responses: Sequence[Sequence[str]], finished: Sequence[bool]) -> list[Verdict]:
+        """Verdicts of the responses to each example, one or a conversation's, in order. Collective."""
         ...
 
 
@@ -195,12 +198,14 @@ class Method:
         """The demonstration of each group's prompt as a graded sample; None where there is none. Collective."""
         found = [self.tools.demonstration(group.example) for group in groups]
         there = [d for d in found if d is not None]
-        texts = [d.example.demonstration or "" for d in there]
-        verdicts = iter(self.tools.grade([d.example for d in there], texts, [d.finished for d in there]))
+        shown = [responses(d.example) for d in there]
+        verdicts = iter(self.tools.grade([d.example for d in there], shown, [d.finished for d in there]))
 
         def sample(shown: Demonstration) -> Sample:
-            text, length = shown.example.demonstration or "", shown.sequence.num_trained
-            return Sample(shown.sequence, text, next(verdicts), shown.finished, length, off_policy=True)
+            turns, length = responses(shown.example), shown.sequence.num_trained
+            return Sample(
+                shown.sequence, "\n".join(turns), next(verdicts), shown.finished, length, off_policy=True, num_turns=len(turns)
+            )
 
         return [None if d is None else sample(d) for d in found]
 
@@ -237,6 +242,13 @@ class GroupMethod(Method):
 
     def demonstrations_per_step(self, configured: int) -> int:
         return 0
+
+
+def text_of(example: Example) -> str:
+    """The demonstration of a task with one turn; "" for none. Raises UserError for one of several turns."""
+    if isinstance(example.demonstration, tuple):
+        raise UserError(f"{example.id}: demonstration: found several turns, expected one: this method takes it apart")
+    return example.demonstration or ""
 
 
 def sft_term(demonstrations: Sequence[Demonstration], loss: TokenLoss | None = None) -> Term:

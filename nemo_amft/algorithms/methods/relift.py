@@ -61,4 +61,11 @@ class ReLIFT(GroupMethod):
         return {"buffer": [asdict(example) for example in self.buffer]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.buffer = [Example(**{**row, "messages": tuple(row["messages"])}) for row in state["buffer"]]
+        self.buffer = [_example(row) for row in state["buffer"]]
+
+
+def _example(row: Mapping[str, Any]) -> Example:
+    """What asdict and JSON made of an example, undone."""
+    shown = row["demonstration"]
+    turns = tuple(shown) if isinstance(shown, list) else shown
+    return Example(**{**row, "messages": tuple(row["messages"]), "demonstration": turns})

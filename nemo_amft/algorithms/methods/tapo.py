@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from nemo_amft.algorithms.methods.base import Demonstration, Group, GroupMethod, RLConfig, Term, rl_term
+from nemo_amft.algorithms.methods.base import Demonstration, Group, GroupMethod, RLConfig, Term, rl_term, text_of
 from nemo_amft.types import Example, UserError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class TAPO(GroupMethod):
 
     def outline(self, example: Example) -> str:
         """A demonstration with its numbers hidden, so that it says how and not what."""
-        return re.sub(r"\d+(\.\d+)?", "#", " ".join((example.demonstration or "").split()))[: self.config.pattern_chars]
+        return re.sub(r"\d+(\.\d+)?", "#", " ".join(text_of(example).split()))[: self.config.pattern_chars]
 
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
         return [rl_term(groups, self.config.rl, self.max_new_tokens)]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from nemo_amft.algorithms.methods.base import Demonstration, Group, GroupMethod, RLConfig, Term, rl_term, sft_term
+from nemo_amft.algorithms.methods.base import Demonstration, Group, GroupMethod, RLConfig, Term, rl_term, sft_term, text_of
 from nemo_amft.types import Example, TokenSequence
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class UFT(GroupMethod):
 
     def hinted(self, example: Example, draw: random.Random, p: float) -> Example:
         """The example with its hint, shortened by whole chunks where it would leave the response no room."""
-        parts = chunks(example.demonstration or "", self.config.max_chunks)
+        parts = chunks(text_of(example), self.config.max_chunks)
         taken = sum(draw.random() < p for _ in parts)
         for n in range(taken, 0, -1):
             longer = replace(example, response_prefix="".join(parts[:n]))

@@ -22,6 +22,8 @@ class ArithmeticConfig:
     """Problems of D_val, disjoint from the others by text."""
     num_test: int = 512
     """Problems of the final evaluation, disjoint from the others by text."""
+    num_longer: int = 256
+    """Problems out of distribution, with one operand more than `operands` allows: evaluated at the start and the end."""
     operands: tuple[int, int] = (3, 4)
     """Fewest and most operands of a problem; each number between is equally likely."""
     max_operand: int = 5
@@ -44,6 +46,7 @@ class ArithmeticConfig:
             (self.num_train >= 1, "num_train", self.num_train, "at least 1"),
             (self.num_validation >= 0, "num_validation", self.num_validation, "at least 0"),
             (self.num_test >= 0, "num_test", self.num_test, "at least 0"),
+            (self.num_longer >= 0, "num_longer", self.num_longer, "at least 0"),
         )
         for holds, key, found, expected in checks:
             if not holds:
@@ -79,10 +82,12 @@ class ArithmeticTask:
         """Problems of `split`; the three splits share no problem text. Changing any size reshuffles all of them."""
         sizes = {"train": self.config.num_train, "validation": self.config.num_validation, "test": self.config.num_test}
         start = sum(size for name, size in list(sizes.items())[: list(sizes).index(split)])
-        return [
-            Example(f"arithmetic/{split}/{index}", ({"role": "user", "content": problem},), answer, demonstration, "arithmetic")
-            for index, (problem, answer, demonstration) in enumerate(self._problems[start : start + sizes[split]])
-        ]
+        return [self._example(split, i, *p) for i, p in enumerate(self._problems[start : start + sizes[split]])]
+
+    def evaluation_sets(self) -> dict[str, list[Example]]:
+        """ "longer": the rule learnt, on longer chains than any seen."""
+        n, generator = self.config.operands[1] + 1, random.Random(f"arithmetic/longer/{self.seed}")
+        return {"longer": [self._example("longer", i, *self._draw(generator, n)) for i in range(self.config.num_longer)]}
 
     def verifier(self) -> Verifier:
         """A function without state."""
@@ -98,10 +103,20 @@ class ArithmeticTask:
         wanted = config.num_train + config.num_validation + config.num_test
         found: dict[str, tuple[str, str, str]] = {}
         while len(found) < wanted:
-            operands, operators = draw(generator, generator.randint(*config.operands), config.max_operand, config.operators)
-            answer, demonstration = solve(operands, operators, config.modulus, config.worked_steps)
-            problem = write_problem(operands, operators)
-            found.setdefault(problem, (problem, str(answer), demonstration))
+            drawn = self._draw(generator, generator.randint(*config.operands))
+            found.setdefault(drawn[0], drawn)
         problems = list(found.values())
         generator.shuffle(problems)
         return problems
+
+    def _draw(self, generator: random.Random, num_operands: int) -> tuple[str, str, str]:
+        """(problem, answer, demonstration)."""
+        config = self.config
+        operands, operators = draw(generator, num_operands, config.max_operand, config.operators)
+        answer, demonstration = solve(operands, operators, config.modulus, config.worked_steps)
+        return write_problem(operands, operators), str(answer), demonstration
+
+    @staticmethod
+    def _example(name: str, index: int, problem: str, answer: str, demonstration: str) -> Example:
+        messages = ({"role": "user", "content": problem},)
+        return Example(f"arithmetic/{name}/{index}", messages, answer, demonstration, "arithmetic")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from nemo_amft.config.schema import DataConfig
 from nemo_amft.data.sources import load_examples
 from nemo_amft.data.splits import hold_out, overlap, refuse_overlap
 from nemo_amft.tasks.base import Split, Verifier
+from nemo_amft.tasks.math.oat import OatVerifier
 from nemo_amft.tasks.math.verifier import THINK_CLOSE, THINK_OPEN, MathVerifier
 from nemo_amft.types import Example, UserError
 
 logger = logging.getLogger(__name__)
+
+Messages = tuple[Mapping[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,20 @@ class MathConfig:
     """The chat template ends a prompt with "<think>\\n": it is cut from demonstrations and put back before grading."""
     system_prompt: str | None = None
     """Replaces the data's system message; "" removes it. None: as in the data."""
+    grader: Literal["math_verify", "oat"] = "math_verify"
+    """math_verify: free text. oat: the last box alone, by text, by value or by Math-Verify."""
+
+
+def with_system_prompt(messages: Messages, system_prompt: str | None) -> Messages:
+    """`messages` with their system message replaced; "" removes it, None leaves them as they are."""
+    if system_prompt is None:
+        return messages
+    system = ({"role": "system", "content": system_prompt},) if system_prompt else ()
+    return system + tuple(message for message in messages if message["role"] != "system")
 
 
 class MathTask:
-    """Problems in any schema that data.sources knows; reward 1 or 0 from Math-Verify.
+    """Problems in any schema that data.sources knows; reward 1 or 0 from Math-Verify, or from the grader of reports.
 
     Without data.validation, data.validation_size problems are held out of data.train by problem text. Without data.test the
     final evaluation uses D_val.
@@ -47,8 +61,8 @@ class MathTask:
         return self._splits[split]
 
     def verifier(self) -> Verifier:
-        """Math-Verify; to be called through a RewardPool only."""
-        return MathVerifier(self.config.thinking)
+        """The grader; to be called through a RewardPool only."""
+        return {"math_verify": MathVerifier, "oat": OatVerifier}[self.config.grader](self.config.thinking)
 
     @functools.cached_property
     def _splits(self) -> dict[Split, list[Example]]:
@@ -72,9 +86,7 @@ class MathTask:
 
     def _adapt(self, example: Example, split: Split) -> Example:
         messages, demonstration = example.messages, example.demonstration
-        if self.config.system_prompt is not None:
-            system = ({"role": "system", "content": self.config.system_prompt},) if self.config.system_prompt else ()
-            messages = system + tuple(message for message in messages if message["role"] != "system")
+        messages = with_system_prompt(messages, self.config.system_prompt)
         if self.config.thinking and demonstration is not None:
             # Only demonstrations of the training problems are ever trained on.
             if split == "train" and THINK_CLOSE not in demonstration:

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from nemo_amft.tasks.math.golds import split_golds
 from nemo_amft.types import Verdict
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -55,7 +56,7 @@ def parse_gold(answer: str) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class MathVerifier:
-    """Reward 1 if Math-Verify finds the final part equal to the gold answer, else 0; no bonus for format.
+    """Reward 1 if Math-Verify finds the final part equal to a gold answer, else 0; no bonus for format.
 
     Source: Math-Verify (huggingface/Math-Verify 0.9.0), gold first, as its comparison is not symmetric.
     """
@@ -82,9 +83,9 @@ class MathVerifier:
         text = final_part(response, self.thinking)
         if text is None:
             return Verdict(0.0, False, detail="thoughts not closed")
-        gold = parse_gold(answer)
+        gold = [reading for one in split_golds(answer) for reading in parse_gold(one)]
         if not gold:
             return Verdict(0.0, False, "error", f"gold answer {answer!r} cannot be parsed")
         predicted = parse(text, parsing_timeout=None)
-        correct = verify(list(gold), predicted, timeout_seconds=None)
+        correct = verify(gold, predicted, timeout_seconds=None)
         return Verdict(float(correct), correct)

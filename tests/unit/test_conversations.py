@@ -1,0 +1,102 @@
+"""Episodes of several turns as token ids: what is kept, what is trained on, where they end."""
+
+import pytest
+from transformers import AutoTokenizer
+
+from nemo_amft.algorithms.conversations import Conversation
+from nemo_amft.data.character_tokenizer import save_character_tokenizer
+from nemo_amft.data.chat import ChatTemplate, responses
+from nemo_amft.data.filtering import refuse_truncation
+from nemo_amft.tasks.rewards import RewardPool
+from nemo_amft.types import Completion, Example, UserError, Verdict
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+DROPS_RESPONSES = "{% for m in messages %}{% if m['role'] != 'assistant' %}{{ m['content'] }}{% endif %}{% endfor %}"
+EPISODE = Example("e/1", ({"role": "user", "content": "go"},), "x", ("left", "no, try again", "right"))
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    save_character_tokenizer(tmp_path)
+    return AutoTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("template", [None, CHATML], ids=["the project's", "chatml"])
+def test_a_conversation_reads_as_the_template_writes_it(tokenizer, template):
+    """Against the template's own rendering of the whole conversation, with the messages given at once."""
+    tokenizer.chat_template = template or tokenizer.chat_template
+    sequence = ChatTemplate(tokenizer).demonstration(EPISODE)
+    roles = ("user", "assistant", "user", "assistant")
+    messages = [{"role": r, "content": c} for r, c in zip(roles, ("go", *EPISODE.demonstration), strict=True)]
+    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    # After the last response the template may have more to say than its end token.
+    assert whole.startswith(tokenizer.decode(sequence.tokens))
+    assert sequence.tokens[-1] == tokenizer.eos_token_id
+
+
+def test_only_the_responses_and_their_end_tokens_are_trained_on(tokenizer):
+    sequence = ChatTemplate(tokenizer).demonstration(EPISODE)
+    shown = tokenizer.decode([t for t, trained in zip(sequence.tokens, sequence.trained, strict=True) if trained])
+    assert shown == "left<eos>right<eos>"
+    assert responses(EPISODE) == ("left", "right")
+
+
+def test_a_long_conversation_counts_as_cut_demonstration(tokenizer):
+    chat = ChatTemplate(tokenizer, max_demonstration_tokens=12)
+    sequence = chat.demonstration(EPISODE)
+    assert sum(1 for _ in sequence.tokens) == len(chat.prompt_ids(EPISODE.messages)) + 12
+    assert chat.num_truncated == 1
+    with pytest.raises(UserError, match="1 of 1 demonstrations"):
+        refuse_truncation([EPISODE], chat, 12, 0.5)
+
+
+def test_a_template_that_leaves_responses_out_is_refused(tokenizer):
+    tokenizer.chat_template = DROPS_RESPONSES
+    with pytest.raises(UserError, match="leaves out a response's text"):
+        ChatTemplate(tokenizer).follow_up("again")
+
+
+def test_an_episode_keeps_the_ids_and_log_probs_that_were_drawn():
+    talk = Conversation(EPISODE, (7, 8))
+    talk.respond(Completion((20, 21, 1), (-0.5, -0.25, -0.125), True), "left")
+    assert talk.go_on("no", [30, 31], 1, room=10)
+    talk.respond(Completion((22, 1), (-1.0, -2.0), True), "right")
+    talk.verdict = Verdict(1.0, True)
+    sample = talk.sample()
+    assert sample.sequence.tokens == (7, 8, 20, 21, 1, 30, 31, 22, 1)
+    assert [i for i, trained in enumerate(sample.sequence.trained) if trained] == [2, 3, 4, 7, 8]
+    assert sample.sequence.behavior_log_probs == (0, 0, -0.5, -0.25, -0.125, 0, 0, -1.0, -2.0)
+    assert (sample.num_tokens, sample.num_turns, sample.finished) == (5, 2, True)
+    assert sample.text == "left\n[user] no\n[assistant] right"
+
+
+def test_a_cut_response_gets_an_end_token_that_is_not_the_policys():
+    talk = Conversation(EPISODE, (7,))
+    talk.respond(Completion((20, 21), (-0.5, -0.25), False), "le")
+    assert talk.go_on("no", [30], 1, room=10)
+    assert talk.tokens == [20, 21, 1, 30]
+    assert talk.trained == [True, True, False, False]
+
+
+@pytest.mark.parametrize(("room", "goes_on"), [(3, True), (2, False), (-5, False)])
+def test_an_episode_without_room_ends_as_cut(room, goes_on):
+    talk = Conversation(EPISODE, (7,))
+    talk.respond(Completion((20, 1), (-0.5, -0.25), True), "left")
+    assert talk.go_on("no", [30, 31, 32], 1, room) == goes_on
+    assert talk.finished == goes_on
+    assert len(talk.tokens) == (5 if goes_on else 2)
+
+
+def environment(answer: str, turns: list[str], finished: bool) -> Verdict:
+    """The last of three turns counts."""
+    return Verdict(float(turns[-1] == answer), turns[-1] == answer, follow_up=None if len(turns) == 3 else f"{len(turns)}?")
+
+
+def test_the_pool_shows_an_environment_all_responses_and_brings_back_its_message():
+    with RewardPool(environment, 1, 10.0, 500) as pool:
+        first, last = pool.score([("x", ["a"], True), ("x", ["a", "b", "x"], True)])
+    assert first == Verdict(0.0, False, follow_up="1?")
+    assert last == Verdict(1.0, True)
