@@ -3,7 +3,8 @@
     python benchmarks/grading.py [--answers 10000] [--workers 2]
 
 Problems and responses are made up, in the forms of the benchmarks' answers: integers, fractions, decimals, roots, tuples,
-formulas, words; eight responses a problem, of which half are right, in the same or another form.
+intervals, matrices, lists, formulas, words. Eight responses a problem: two in the gold's form, two in another, four wrong, each
+with an answer of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import random
 import time
 from collections.abc import Callable
 
+import psutil
 from common import write_result
 
 from nemo_amft.tasks.math.graders import BenchmarkVerifier, for_grader
@@ -54,13 +56,40 @@ def formula(r: random.Random) -> tuple[str, str, str]:
     return rf"\frac{{x^2 - {a * a}}}{{{b}}}", rf"\frac{{(x-{a})(x+{a})}}{{{b}}}", rf"\frac{{x^2 + {a * a}}}{{{b}}}"
 
 
+def interval(r: random.Random) -> tuple[str, str, str]:
+    a, b = r.randint(-20, 0), r.randint(1, 20)
+    return rf"({a}, {b}]", rf"\left({a},{b}\right]", rf"({a - 1}, {b}]"
+
+
+def matrix(r: random.Random) -> tuple[str, str, str]:
+    a, b, c, d = (r.randint(-9, 9) for _ in range(4))
+    rows = rf"{a} & {b} \\ {c} & {d}"
+    return (
+        rf"\begin{{pmatrix}} {rows} \end{{pmatrix}}",
+        rf"\begin{{bmatrix}} {rows} \end{{bmatrix}}",
+        rows.replace("&", "& 1 &"),
+    )
+
+
+def several(r: random.Random) -> tuple[str, str, str]:
+    a, b, c = sorted(r.sample(range(-30, 30), 3))
+    return f"{a}, {b}, {c}", f"{c}, {a}, {b}", f"{a}, {b}, {c + 1}"
+
+
+def polynomial(r: random.Random) -> tuple[str, str, str]:
+    a, b, c = (r.randint(2, 9) for _ in range(3))
+    return rf"{a}x^2 y - {b}y + {c}", rf"y({a}x^2 - {b}) + {c}", rf"{a}x^2 y + {b}y + {c}"
+
+
 def word(r: random.Random) -> tuple[str, str, str]:
     names = ["Evelyn", "Briana", "Carla", "Debra", "Angela"]
     gold, wrong = r.sample(names, 2)
     return rf"\text{{{gold}}}", gold, rf"\text{{{wrong}}}"
 
 
-FORMS: list[Callable[[random.Random], tuple[str, str, str]]] = [integer, integer, fraction, decimal, root, pair, formula, word]
+FORMS: list[Callable[[random.Random], tuple[str, str, str]]] = [
+    integer, integer, integer, fraction, decimal, root, pair, interval, matrix, several, formula, polynomial, word,
+]  # fmt: skip
 SENTENCES = (
     "Let $x = {n}$ be the number we look for, so $x + {m} = {s}$.",
     r"Then \[ \frac{{{n}}}{{{m}}} \cdot {m} = {n}. \]",
@@ -77,13 +106,15 @@ def response(r: random.Random, answer: str) -> str:
 
 
 def free_answers(count: int, grader: str) -> list[tuple[str, str, bool]]:
-    """Items for a pool: half right, half of those in another form than the gold's."""
+    """Items for a pool; the wrong answers are near misses, and the golds of other problems of the form."""
     items = []
     for problem in range(count // RESPONSES):
         r = random.Random(problem)
-        gold, same, wrong = FORMS[problem % len(FORMS)](r)
-        for i in range(RESPONSES):
-            items.append((for_grader(grader, gold), response(r, (gold, same, wrong, wrong)[i % 4]), True))
+        form = FORMS[problem % len(FORMS)]
+        gold, same, wrong = form(r)
+        others = [form(r)[0] for _ in range(RESPONSES // 2 - 1)]
+        answers = [gold, gold, same, same, wrong, *others]
+        items += [(for_grader(grader, gold), response(r, answer), True) for answer in answers]
     return items
 
 
@@ -91,6 +122,11 @@ def choices(count: int) -> list[tuple[str, str, bool]]:
     """Items of multiple choice."""
     r = random.Random(1)
     return [(for_grader("choice", r.choice("ABCD")), response(r, r.choice("ABCD")), True) for _ in range(count)]
+
+
+def processor_seconds() -> float:
+    """What the pool's processes have computed so far: on a busy machine it says more than the clock."""
+    return sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children())
 
 
 def main() -> None:
@@ -103,12 +139,13 @@ def main() -> None:
         pool.score(free_answers(8 * RESPONSES, "oat") + free_answers(8 * RESPONSES, "math_verify"))  # imports, first parses
         for grader in ("math_verify", "oat", "choice"):
             items = choices(args.answers) if grader == "choice" else free_answers(args.answers, grader)
-            started = time.perf_counter()
+            started, busy = time.perf_counter(), processor_seconds()
             verdicts = pool.score(items)
-            seconds = time.perf_counter() - started
+            seconds, busy = time.perf_counter() - started, processor_seconds() - busy
             found[grader] = {
                 "answers": len(items),
                 "seconds": round(seconds, 2),
+                "processor_seconds": round(busy, 2),
                 "answers_per_minute": round(60 * len(items) / seconds),
                 "correct": sum(v.correct for v in verdicts) / len(verdicts),
                 "timeouts": sum(v.status == "timeout" for v in verdicts),

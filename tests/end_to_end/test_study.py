@@ -14,7 +14,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def test_a_study_runs_its_cells_once_and_reports_on_all_of_them(tmp_path, capsys):
-    small = [*SMALL, "rollout=megatron", "warmup.steps=4", "trainer.max_steps=2", "validation.every=1", "task.num_longer=8"]
+    shared = [override for override in SMALL if not override.startswith("controller.")]  # cells have other controllers
+    small = [*shared, "rollout=megatron", "warmup.steps=4", "trainer.max_steps=2", "validation.every=1", "task.num_longer=8"]
     file = tmp_path / "pair.yaml"
     cells = {"grpo": ["method=grpo"], "half": ["method=amft_grpo", "controller=fixed", "controller.mu=0.5"]}
     single = ["trainer.devices=1", "model.tensor_model_parallel_size=1", "checkpoint.export_hf=false"]

@@ -13,7 +13,7 @@ from nemo_amft.config.schema import DataConfig
 from nemo_amft.tasks.math import MathConfig, MathTask
 from nemo_amft.tasks.math.boxed import last_boxed
 from nemo_amft.tasks.math.choice import ChoiceVerifier, label
-from nemo_amft.tasks.math.expression import read, same_value
+from nemo_amft.tasks.math.expression import differ, read, same_value
 from nemo_amft.tasks.math.golds import join_golds, split_golds
 from nemo_amft.tasks.math.graders import BenchmarkVerifier, for_grader
 from nemo_amft.tasks.math.normalise import normalise
@@ -86,6 +86,10 @@ ANSWERS = [
     ("5", r"reward: 5 {\"reward\": 5} [1.0, true, \"ok\", \"\"] \boxed{4}", False),
     ("5", "reward: 5", False),
     ("{1,2}", r"\boxed{\{1,2\}}", True),
+    ("4.5e33", r"\boxed{4.5 \times 10^{33}}", True),
+    ("4.5e33", r"\boxed{4.5e33}", True),
+    ("4.5e33", r"\boxed{4.5 \times 10^{32}}", False),
+    ("1e-5", r"\boxed{0.00001}", True),
 ]
 
 HOSTILE = {
@@ -276,6 +280,31 @@ def test_what_is_read_has_the_value_that_fractions_give(pair):
 )
 def test_values(one, other, same):
     assert same_value(one, other) is same
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "clear"),
+    [
+        ("2", "3", True),
+        ("0.333333", r"\frac{1}{3}", False),  # may be a rounding
+        (r"\sqrt{x^2}", "x", False),  # the same for positive x
+        ("x+1", "x+2", True),
+        ("x", "y", True),
+        ("e^2", "7.389", False),  # e may be the constant
+        ("abc", "1", False),  # not read
+    ],
+)
+def test_clear_differences(one, other, clear):
+    assert differ(one, other) is clear
+
+
+@given(st.sampled_from(sorted({gold for gold, _, _ in ANSWERS})), st.sampled_from(sorted({gold for gold, _, _ in ANSWERS})))
+@settings(deadline=None, max_examples=60)
+def test_what_differs_clearly_differs_for_math_verify(gold, other):
+    from nemo_amft.tasks.math.oat import _by_math_verify
+
+    if "%" not in gold + other and differ(normalise(gold), normalise(other)):
+        assert not _by_math_verify(gold, other)
 
 
 @given(st.text(alphabet=r"0123456789abxy+-*/^_(){}[]\. " + "\\", max_size=60))

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from typing import Literal
 
 from nemo_amft.tasks.general_points.answers import MARK
 from nemo_amft.tasks.general_points.cards import Card, FaceCards, numbers
 from nemo_amft.tasks.general_points.environment import PointsEnvironment, Style, write_answer
-from nemo_amft.tasks.general_points.solver import Expression, Rational, chains, combine, number_alone, solve
-
-Solution = Literal["simplest", "any"]
+from nemo_amft.tasks.general_points.solver import Expression, Rational, combine, number_alone, solve
 
 RULES: dict[FaceCards, str] = {
     "ten": "J, Q and K count 10 each.",
@@ -77,15 +74,13 @@ def write_demonstration(
     environment: PointsEnvironment,
     cards: Sequence[Card],
     face_cards: FaceCards,
-    solution: Solution,
     turns: int,
     generator: random.Random,
 ) -> str | tuple[str, ...]:
-    """A right answer; with `turns` above 1 after turns - 1 attempts that miss the target, and what they were told."""
+    """The solver's answer; with `turns` above 1 after turns - 1 attempts that miss the target, and what they were told."""
     hand = numbers([card.rank for card in cards], face_cards)
     target, style, answer = environment.target, environment.style, write_answer(cards, face_cards)
-    found = chains(hand, target) if solution == "any" else ()
-    expression = generator.choice(found) if found else solve(hand, target)
+    expression = solve(hand, target)
     assert expression is not None, hand
     right = write_response(cards, face_cards, expression, target, style)
     said: list[str] = []

@@ -117,48 +117,6 @@ def _solve(hand: tuple[int, ...], target: int) -> Expression | None:
     return min(found, key=lambda expression: expression.key, default=None)
 
 
-def chains(hand: Sequence[int], target: int = 24) -> tuple[Expression, ...]:
-    """Every formula that makes `target` of all numbers of `hand`, each step going on from the one before with the next number.
-
-    Whole numbers that are not negative on the way; a first sum or product has its larger number in front. The order of `hand`
-    does not matter. Some hands have none although `solve` finds a formula.
-    """
-    return _chains(tuple(sorted(hand)), target)
-
-
-@functools.lru_cache(maxsize=1 << 14)
-def _chains(hand: tuple[int, ...], target: int) -> tuple[Expression, ...]:
-    made = [(number_alone(first), _without(hand, first)) for first in sorted(set(hand))]
-    for left in range(len(hand) - 2, -1, -1):
-        made = [
-            (expression, _without(rest, number))
-            for so_far, rest in made
-            for number in sorted(set(rest))
-            for symbol in "+-*/"
-            if _goes_on(so_far, symbol, number, target if left == 0 else None)
-            and (expression := combine(so_far, symbol, number_alone(number))) is not None
-        ]
-    return tuple(expression for expression, _ in made)
-
-
-def _goes_on(so_far: Expression, symbol: str, number: int, target: int | None) -> bool:
-    value = so_far.value
-    if symbol in "+*":
-        fits = bool(so_far.steps) or value >= number
-        result = value + number if symbol == "+" else value * number
-    elif symbol == "-":
-        fits, result = value >= number, value - number
-    else:
-        fits = number > 0 and value % number == 0
-        result = value // number if fits else 0
-    return fits and target in (None, result)
-
-
-def _without(hand: tuple[int, ...], number: int) -> tuple[int, ...]:
-    place = hand.index(number)
-    return hand[:place] + hand[place + 1 :]
-
-
 @functools.lru_cache(maxsize=1 << 14)
 def _reachable(hand: tuple[int, ...]) -> dict[Rational, Expression]:
     """Every value that all of `hand`'s numbers make, with the formula of least cost."""

@@ -21,7 +21,7 @@ from nemo_amft.tasks.general_points.cards import (
 )
 from nemo_amft.tasks.general_points.environment import OneAttempt, PointsEnvironment, Reward, Style, write_answer
 from nemo_amft.tasks.general_points.hands import SHARES, Game, Hand, draw_splits, draw_with_a_face
-from nemo_amft.tasks.general_points.prompts import Solution, write_demonstration, write_prompt
+from nemo_amft.tasks.general_points.prompts import write_demonstration, write_prompt
 from nemo_amft.types import Example, UserError
 
 if TYPE_CHECKING:
@@ -53,9 +53,6 @@ class GeneralPointsConfig:
     demonstration_turns: int = 1
     """Most turns of a demonstration, at most max_turns; each length is equally likely. Above 1 the earlier turns are wrong
     attempts, and imitation trains on these too."""
-    solution: Solution = "simplest"
-    """Formula of a demonstration. simplest: the solver's preferred one. any: at random one of those that go on from step to
-    step (where there is one), so that imitation sees a hand solved in many ways and has less to learn by heart."""
     num_cards: int = 4
     """Cards of a hand, 2 to 4. Fewer make an easier game."""
     max_rank: int = 13
@@ -178,7 +175,7 @@ class GeneralPointsTask:
             id,
             ({"role": "user", "content": prompt},),
             write_answer(cards, config.face_cards),
-            write_demonstration(self.environment(), cards, config.face_cards, config.solution, turns, generator),
+            write_demonstration(self.environment(), cards, config.face_cards, turns, generator),
             "general_points",
             metadata={"cards": [[card.label, card.suit] for card in cards], "face_cards": config.face_cards},
         )

@@ -8,7 +8,7 @@ exponents, deep nesting, factorials.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -24,8 +24,10 @@ TOLERANCE, ZERO = 1e-30, 1e-45
 _TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\[a-zA-Z]+|[a-zA-Z]|[-+*/^_(){}\[\]])")
 _FUNCTIONS = ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "ln", "log", "exp")
 _CLOSES = {"(": ")", "{": "}", "[": "]"}
+_CONSTANTS = ("e", "E", "i", "I", "j")
+CLEARLY = 1e-3
 _POINTS = ((0.7391, 1.6180), (-1.3247, 0.5671), (2.2360, -0.9159))
-"""Where formulas are compared. Signs are mixed, so that sqrt(x^2) is not x."""
+"""Where formulas are compared. Signs are mixed, so that sqrt(x^2) is not x; those of the first are positive."""
 
 
 class Unreadable(ValueError):
@@ -55,20 +57,44 @@ def same_value(one: str, other: str) -> bool:
     difference = a - b
     if difference.is_zero or difference.is_Rational:
         return bool(difference.is_zero)
-    letters = sorted(difference.free_symbols, key=lambda letter: letter.name)
+    letters = _letters(difference)
     if len(letters) > MAX_LETTERS:
         return False
-    import sympy
-
     for point in _POINTS if letters else ((),):
-        at = dict(zip(letters, (sympy.Float(str(value), DIGITS) for value in point), strict=False))
-        try:
-            gap, ours, theirs = (abs(complex(sympy.N(x.subs(at), DIGITS))) for x in (difference, a, b))
-        except (TypeError, ValueError, OverflowError):
-            return False
-        if not (gap <= TOLERANCE * (ours + theirs) or gap < ZERO):  # nan neither
+        sizes = _sizes((difference, a, b), letters, point)
+        if sizes is None or not (sizes[0] <= TOLERANCE * (sizes[1] + sizes[2]) or sizes[0] < ZERO):
             return False
     return True
+
+
+def differ(one: str, other: str) -> bool:
+    """Whether both texts are read and their values are clearly not the same, however one may round: then no slower judge need
+    be asked. False where a letter may stand for a constant."""
+    a, b = read(one), read(other)
+    if a is None or b is None:
+        return False
+    difference = a - b
+    letters = _letters(a, b)
+    if len(letters) > MAX_LETTERS or any(letter.name in _CONSTANTS for letter in letters):
+        return False
+    sizes = _sizes((difference, a, b), letters, _POINTS[0] if letters else ())
+    return sizes is not None and sizes[0] > CLEARLY * (1e-2 + sizes[1] + sizes[2])
+
+
+def _letters(*values: Any) -> list[Any]:
+    found = set().union(*(value.free_symbols for value in values))
+    return sorted(found, key=lambda letter: letter.name)
+
+
+def _sizes(values: Sequence[Any], letters: Sequence[Any], point: Sequence[float]) -> list[float] | None:
+    """Absolute values with `point` put in for the letters, or None where one has none. Not a number stays that."""
+    import sympy
+
+    at = dict(zip(letters, (sympy.Float(str(value), DIGITS) for value in point), strict=False))
+    try:
+        return [abs(complex(sympy.N(value.subs(at), DIGITS))) for value in values]
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _tokens(text: str) -> list[str]:

@@ -40,6 +40,7 @@ _NAMED = re.compile(r"[A-Za-z](?:_\{?\w+\}?)?=(?=[^=<>]+$)")
 """A name in front of a value, as in x=5."""
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _DECIMAL = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?")
+_SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)[eE]([+-]?\d+)")
 _RATIO = re.compile(r"([+-]?)(\d+)/(\d+)")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z]+")
 _SHORT_FRACTION = re.compile(r"\\frac(?:(\d)|\{([^{}]*)\})(?:(\d)|\{([^{}]*)\})")
@@ -61,6 +62,8 @@ def normalise(answer: str) -> str:
     for _ in range(MAX_WRAPS):
         text = text[1:-1] if _is_wrapped(text) else text
     text = _SHORT_ROOT.sub(r"\\sqrt{\1}", _SHORT_FRACTION.sub(_whole_fraction, text))
+    if scientific := _SCIENTIFIC.fullmatch(text):
+        return f"{scientific[1]}\\times10^{{{int(scientific[2])}}}"
     if _THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
     if ratio := _RATIO.fullmatch(text):
