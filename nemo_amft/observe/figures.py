@@ -70,11 +70,11 @@ def comparison(runs: Mapping[str, Sequence[Sequence[Record]]], path: str | Path 
     def panel(name: str, label: str, phase: str, smooth: bool) -> Callable[[Axes], None]:
         def draw(axes: Axes) -> None:
             for run, group in runs.items():
-                for records, label in zip(group, [run, *[None] * len(group)], strict=False):
+                for records, name_of_line in zip(group, [run, *[None] * len(group)], strict=False):
                     steps, values = series(records, name, phase)
                     values = smoothed(values, _width(values)) if smooth else values
                     marks = {"marker": "o", "ms": 4} if phase == "validation" else {}
-                    axes.plot(steps, values, lw=1.8 if len(group) == 1 else 1.0, label=label, **marks, **looks[run])
+                    axes.plot(steps, values, lw=1.8 if len(group) == 1 else 1.0, label=name_of_line, **marks, **looks[run])
             axes.set_ylabel(label)
             if phase == "validation":
                 axes.yaxis.set_major_formatter(PercentFormatter(1.0))

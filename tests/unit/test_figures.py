@@ -69,3 +69,5 @@ def test_smoothing_keeps_a_constant_and_passes_over_gaps():
 def test_comparison_has_a_line_for_every_run():
     figure = comparison({"amft": [_records(), _records()], "grpo": [_records(mu=False)]}, None, "two runs")
     assert [set(_labels(axes)) for axes in figure.axes[:2]] == [{"amft", "grpo"}] * 2
+    assert [axes.get_ylabel() for axes in figure.axes] == ["accuracy", "reward", "µ"]
+    assert [len(axes.lines) for axes in figure.axes] == [3, 3, 2]
