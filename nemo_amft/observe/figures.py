@@ -73,6 +73,8 @@ def comparison(runs: Mapping[str, Sequence[Sequence[Record]]], path: str | Path 
                 for records, name_of_line in zip(group, [run, *[None] * len(group)], strict=False):
                     steps, values = series(records, name, phase)
                     values = smoothed(values, _width(values)) if smooth else values
+                    if not steps:
+                        continue
                     marks = {"marker": "o", "ms": 4} if phase == "validation" else {}
                     axes.plot(steps, values, lw=1.8 if len(group) == 1 else 1.0, label=name_of_line, **marks, **looks[run])
             axes.set_ylabel(label)
