@@ -145,6 +145,18 @@ def test_splits_share_no_multiset_of_numbers_and_leave_training_the_most(keys):
     assert len(train) >= len(test)
 
 
+def test_held_out_by_order_no_order_is_shared_and_unseen_numbers_are_a_set_of_their_own():
+    task, strict = make_task(held_out="order", **EASY), make_task(**EASY)
+    sets = {split: task.examples(split) for split in SPLITS} | task.evaluation_sets()
+    assert set(sets) == {*SPLITS, "numbers_ood"}
+    orders = {name: {tuple(json.loads(e.answer)["number"]) for e in examples} for name, examples in sets.items()}
+    assert sum(map(len, orders.values())) == len(set().union(*orders.values()))
+    keys = {name: {hand_of(e) for e in examples} for name, examples in sets.items()}
+    assert not keys["numbers_ood"] & (keys["train"] | keys["validation"] | keys["test"])
+    assert len(keys["test"] & keys["train"]) > len(keys["test"]) / 2
+    assert [hand_of(e) for e in sets["numbers_ood"]] == [hand_of(e) for e in strict.examples("test")]
+
+
 def test_every_hand_is_solvable_and_of_the_cards_shown():
     for rule in ("ten", "ranks"):
         task = make_task(face_cards=rule)
@@ -298,6 +310,13 @@ def test_a_game_without_enough_solvable_hands_is_refused():
     message = "task.num_cards, max_rank, target: found 0 solvable hands with 2, 3, 24, expected at least 8 to share out"
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         make_task(num_cards=2, max_rank=3).examples("train")
+
+
+def test_a_game_without_enough_orders_to_keep_apart_is_refused():
+    with pytest.raises(
+        UserError, match=r"^task\.num_validation \+ num_test: found 120, expected at most \d+, half of the \d+ hands"
+    ):
+        make_task(num_cards=3, max_rank=4, target=12, held_out="order").examples("train")
 
 
 def test_files_that_would_be_ignored_are_refused():

@@ -179,7 +179,9 @@ def solvable(num_cards: int, max_rank: int, face_cards: FaceCards, target: int) 
 
 def draw_probability(hand: Sequence[int], max_rank: int) -> Fraction:
     """Probability that independent ranks, uniform in 1..max_rank, are the multiset `hand`."""
-    orders = Fraction(math.factorial(len(hand)))
-    for count in Counter(hand).values():
-        orders /= math.factorial(count)
-    return orders / max_rank ** len(hand)
+    return Fraction(count_orders(hand), max_rank ** len(hand))
+
+
+def count_orders(hand: Sequence[int]) -> int:
+    """In how many orders the numbers of `hand` can be laid out."""
+    return math.factorial(len(hand)) // math.prod(map(math.factorial, Counter(hand).values()))

@@ -20,7 +20,7 @@ from nemo_amft.tasks.general_points.cards import (
     deal,
 )
 from nemo_amft.tasks.general_points.environment import OneAttempt, PointsEnvironment, Reward, Style, write_answer
-from nemo_amft.tasks.general_points.hands import SHARES, Game, Hand, draw_splits, draw_with_a_face
+from nemo_amft.tasks.general_points.hands import SHARES, Game, Hand, HeldOut, draw_splits, draw_with_a_face
 from nemo_amft.tasks.general_points.prompts import write_demonstration, write_prompt
 from nemo_amft.types import Example, UserError
 
@@ -33,11 +33,15 @@ class GeneralPointsConfig:
     num_train: int = 4096
     """Training hands. They are drawn, so a hand may come twice."""
     num_validation: int = 256
-    """Hands of D_val, no multiset of numbers in common with the others."""
+    """Hands of D_val, apart from the others by held_out."""
     num_test: int = 234
     """Hands of the final evaluation and of each of the other evaluation sets (SFTvsRL: 234)."""
     evaluation_seed: int = 42
     """Draws the test hands and the other evaluation sets, whatever trainer.seed is (SFTvsRL: 42)."""
+    held_out: HeldOut = "numbers"
+    """What validation and test hands do not share with training ones: numbers (their multiset), or only the order of it. With
+    order the set numbers_ood has unseen multisets: a small model has learnt known hands in any order long before it solves
+    others."""
     face_cards: FaceCards = "ten"
     """What J, Q and K count: ten (each 10) or ranks (11, 12, 13). The prompt says which; the set rule_ood has the other."""
     suits: Colour = "black"
@@ -101,7 +105,8 @@ class GeneralPointsTask:
         self.max_turns = config.max_turns
 
     def examples(self, split: Split) -> list[Example]:
-        """The hands of `split`; no two splits share a multiset of numbers, so no solution of one is one of another's.
+        """The hands of `split`. No two splits share a multiset of numbers, so no solution of one is one of another's; where
+        task.held_out is order they share none in the same order.
 
         Raises UserError where too few hands can be solved to be shared out.
         """
@@ -111,6 +116,7 @@ class GeneralPointsTask:
         """Sets beside examples("test"), out of the training distribution, of task.num_test hands each:
 
         "rule_ood": face cards count by the other rule, and each hand has one at least (left out where none such is solvable).
+        "numbers_ood": multisets of numbers that are never trained on (held_out: order only; otherwise the test hands are such).
         "visual_ood": the test hands in cards of the other colour (images only).
         """
         sets: dict[str, list[Example]] = {}
@@ -118,6 +124,8 @@ class GeneralPointsTask:
         if _game(other).solves_a_face():
             hands = draw_with_a_face(_game(other), other.num_test, other.evaluation_seed)
             sets["rule_ood"] = self._examples("rule_ood", hands, other)
+        if "numbers_ood" in self._splits:
+            sets["numbers_ood"] = self._examples("numbers_ood", self._splits["numbers_ood"], self.config)
         if self.config.form == "image":
             other = replace(self.config, suits=OTHER_COLOUR[self.config.suits])
             sets["visual_ood"] = self._examples("visual_ood", self._splits["test"], other)
@@ -156,7 +164,8 @@ class GeneralPointsTask:
                 f"expected at least {needed} to share out"
             )
         sizes = {"test": c.num_test, "validation": c.num_validation, "train": c.num_train}
-        return draw_splits(game, sizes, {"test": c.evaluation_seed, "validation": self.seed, "train": self.seed})
+        seeds = {"test": c.evaluation_seed, "validation": self.seed, "train": self.seed}
+        return draw_splits(game, sizes, seeds, c.held_out)
 
     def _examples(self, name: str, hands: Sequence[Hand], config: GeneralPointsConfig) -> list[Example]:
         seed = self.seed if name in ("train", "validation") else config.evaluation_seed
