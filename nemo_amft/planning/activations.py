@@ -99,10 +99,9 @@ def layer_bytes(config: Config, architecture: Architecture, implementation: Impl
     # Each norm its input, its output and a scale; torch on a CPU input and normalised input in fp32, and its output.
     norms = 2 * (((8 if on_cpu else size) + size) * a.hidden_size + 4) / split
     # Query, key and value as projected (values are a view of it), query and key rotated, the result, log-sum-exp per head.
-    # The local attention pads packed sequences and takes its result apart again: all three and the result once more.
+    # Full-length sequences are packed as they are padded: the local attention copies only sequences that differ in length.
     packs = config.model.sequence_packing
-    copies = 5 if packs and implementation != "transformer_engine" else 3
-    attention = (copies * (a.query_size + a.key_value_size) * size + 4 * a.num_attention_heads) / tp
+    attention = (3 * (a.query_size + a.key_value_size) * size + 4 * a.num_attention_heads) / tp
     if a.model_type == "qwen3":  # norms of query and key
         attention += (8 if on_cpu else size) * (a.query_size + a.key_value_size) / tp
     # Gate and value, and their product; unfused also the activated gate and a copy of the value.
