@@ -84,6 +84,7 @@ def _warm_up_critic(trainer: Trainer) -> None:
             groups = trainer.roll_out("critic", i, prompts, c.data.samples_per_prompt)
         terms = [term for term in p.method.compose(0, groups, []) if "value" in term.needs]
         metrics = rollout_metrics(groups) | trainer.update_critic([[trainer.ready(trainer.share(term)) for term in terms]])
+        metrics["data/samples"] = float(sum(len(group.samples) for group in groups))
         trainer.log("warmup", c.warmup.steps + i, metrics, i)
 
 
