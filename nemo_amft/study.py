@@ -3,7 +3,8 @@
     python -m nemo_amft.study FILE [--out FOLDER] [--jobs N] [--only CELL,CELL] [--list] [key=value ...]
 
 FILE names a configuration and the study's cells, each a name with overrides (studies/). Every cell is run with every seed, N
-at a time, in FOLDER/CELL/seed_S with its output in FOLDER/CELL/seed_S.log; seeds of a cell share a row of FOLDER/report. The
+at a time, in FOLDER/CELL/seed_S with its output in FOLDER/CELL/seed_S.log; seeds of a cell share a row of FOLDER/report. With
+`base` a run is made first for each seed, in FOLDER/base/seed_S, and the seed's cells start from the model that it exports. The
 same command again goes on where it was: finished runs are kept, the others continue from their checkpoints.
 """
 
@@ -38,6 +39,12 @@ class Study:
     """Overrides of every run, before those of its cell."""
     target: float | None = None
     """Validation accuracy that the report counts rollouts and demonstrations to."""
+    base: list[str] | None = None
+    """Overrides of the run that makes the model which all cells of a seed start from; None where they start from model.path."""
+
+
+BASE = "base"
+"""Folder and name of the runs that make what the cells start from."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,16 @@ def read_study(path: Path) -> Study:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: {typed.one_line(error)}; expected the YAML file of a study") from None
-    study = typed.build(Study, {"overrides": [], "target": None, **(values or {})}, str(path), list(typed.keys_of(Study)))
+    study = typed.build(
+        Study, {"overrides": [], "target": None, "base": None, **(values or {})}, str(path), list(typed.keys_of(Study))
+    )
     for name in study.cells:
         if not name or set(name) & set("/\\ ,"):
             raise UserError(f"{path}: cells: found the name {name!r}, expected one without slash, space or comma")
+    if BASE in study.cells:
+        raise UserError(
+            f"{path}: cells: found the name {BASE!r}, expected another: it is that of the runs that cells start from"
+        )
     if not study.cells or not study.seeds:
         raise UserError(f"{path}: found no cells or no seeds, expected one of each at least")
     return study
@@ -84,10 +97,23 @@ def runs(study: Study, out: Path, only: Sequence[str], overrides: Sequence[str])
                 f"--only: found {name}, expected a cell of the study, such as {typed.nearest(name, study.cells)[0]}"
             )
     for seed in study.seeds:
+        start = () if study.base is None else (f"model.path={out / BASE / f'seed_{seed}' / 'hf'}",)
         for name in only or study.cells:
-            folder = out / name / f"seed_{seed}"
-            own = (f"trainer.seed={seed}", f"exp_manager.name={name}", f"exp_manager.explicit_log_dir={folder}")
-            yield Cell(name, seed, folder, (*study.overrides, *study.cells[name], *overrides, *own))
+            own = (*study.cells[name], *overrides, *start)
+            yield _cell(study, out, name, seed, own)
+
+
+def bases(study: Study, out: Path, overrides: Sequence[str]) -> Iterator[Cell]:
+    """The runs whose models the cells start from."""
+    if study.base is not None:
+        for seed in study.seeds:
+            yield _cell(study, out, BASE, seed, (*study.base, *overrides, "checkpoint.export_hf=true"))
+
+
+def _cell(study: Study, out: Path, name: str, seed: int, overrides: Sequence[str]) -> Cell:
+    folder = out / name / f"seed_{seed}"
+    own = (f"trainer.seed={seed}", f"exp_manager.name={name}", f"exp_manager.explicit_log_dir={folder}")
+    return Cell(name, seed, folder, (*study.overrides, *overrides, *own))
 
 
 def start(cell: Cell, config: str) -> int:
@@ -127,14 +153,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         study, out = read_study(args.file), args.out or Path("runs") / args.file.stem
         cells = list(runs(study, out, [name for name in args.only.split(",") if name], args.overrides))
-        commands = [cell.command(study.config) for cell in cells]  # all are read before the first is run
+        before = list(bases(study, out, args.overrides))
+        commands = [cell.command(study.config) for cell in (*before, *cells)]  # all are read before the first is run
     except UserError as error:
         print(f"nemo_amft: error: {error}", file=sys.stderr)
         return 2
     if args.list:
         print("\n".join(" ".join(command) for command in commands))
         return 0
-    failed = run_all(cells, study.config, args.jobs)
+    failed = run_all(before, study.config, args.jobs) if before else []
+    lost = {cell.seed for cell in failed}
+    failed += run_all([cell for cell in cells if cell.seed not in lost], study.config, args.jobs)
     for cell in failed:
         print(f"nemo_amft: error: {cell.name} seed {cell.seed}: see {cell.folder}.log", file=sys.stderr)
     from nemo_amft import report

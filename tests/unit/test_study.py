@@ -53,6 +53,7 @@ def test_several_processes_are_started_by_torchrun(file, tmp_path, capsys):
         (("cells:", "cell:"), "{file}.cell: unknown key; did you mean cells?"),
         (("  grpo:", "  a/b:"), "cells: found the name 'a/b'"),
         (("[1, 2]", "[]"), "found no cells or no seeds"),
+        (("  grpo:", "  base:"), "cells: found the name 'base'"),
         (("config: quickstart", "config: quickstart\n]"), "expected the YAML file of a study"),
     ],
 )
@@ -71,3 +72,17 @@ def test_a_mistake_is_found_before_anything_is_run(file, tmp_path, capsys, argum
     assert study.main([str(file), "--out", str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_cells_start_from_the_model_that_their_seeds_base_makes(file, tmp_path, capsys):
+    file.write_text(FILE + "base: [method=sft, trainer.max_steps=7]\n")
+    study.main([str(file), "--out", str(tmp_path / "out"), "--list"])
+    first, second, *rest = capsys.readouterr().out.splitlines()
+    for seed, line in ((1, first), (2, second)):
+        assert f"explicit_log_dir={tmp_path}/out/base/seed_{seed}" in line
+        assert "trainer.max_steps=7" in line
+        assert "checkpoint.export_hf=true" in line
+        assert "model.path" not in line
+    assert [
+        f"model.path={tmp_path}/out/base/seed_{seed}/hf" in line for seed, line in zip((1, 1, 2, 2), rest, strict=True)
+    ] == [True] * 4
