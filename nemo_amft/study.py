@@ -4,8 +4,8 @@
 
 FILE names a configuration and the study's cells, each a name with overrides (studies/). Every cell is run with every seed, N
 at a time, in FOLDER/CELL/seed_S with its output in FOLDER/CELL/seed_S.log; seeds of a cell share a row of FOLDER/report. With
-`base` a run is made first for each seed, in FOLDER/base/seed_S, and the seed's cells start from the model that it exports. The
-same command again goes on where it was: finished runs are kept, the others continue from their checkpoints.
+`base` one run is made first, in FOLDER/base, and all cells start from the model that it exports. The same command again goes on
+where it was: finished runs are kept, the others continue from their checkpoints.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ class Study:
     target: float | None = None
     """Validation accuracy that the report counts rollouts and demonstrations to."""
     base: list[str] | None = None
-    """Overrides of the run that makes the model which all cells of a seed start from; None where they start from model.path."""
+    """Overrides of the run that makes the model which all cells start from; None where they start from model.path. It has the
+    first seed: seeds are to differ in data and sampling, as they do for a pretrained model."""
 
 
 BASE = "base"
-"""Folder and name of the runs that make what the cells start from."""
+"""Folder and name of the run that makes what the cells start from."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def read_study(path: Path) -> Study:
             raise UserError(f"{path}: cells: found the name {name!r}, expected one without slash, space or comma")
     if BASE in study.cells:
         raise UserError(
-            f"{path}: cells: found the name {BASE!r}, expected another: it is that of the runs that cells start from"
+            f"{path}: cells: found the name {BASE!r}, expected another: it is that of the run that cells start from"
         )
     if not study.cells or not study.seeds:
         raise UserError(f"{path}: found no cells or no seeds, expected one of each at least")
@@ -96,22 +97,19 @@ def runs(study: Study, out: Path, only: Sequence[str], overrides: Sequence[str])
             raise UserError(
                 f"--only: found {name}, expected a cell of the study, such as {typed.nearest(name, study.cells)[0]}"
             )
+    start = () if study.base is None else (f"model.path={out / BASE / 'hf'}",)
     for seed in study.seeds:
-        start = () if study.base is None else (f"model.path={out / BASE / f'seed_{seed}' / 'hf'}",)
         for name in only or study.cells:
-            own = (*study.cells[name], *overrides, *start)
-            yield _cell(study, out, name, seed, own)
+            yield _cell(study, name, seed, out / name / f"seed_{seed}", (*study.cells[name], *overrides, *start))
 
 
-def bases(study: Study, out: Path, overrides: Sequence[str]) -> Iterator[Cell]:
-    """The runs whose models the cells start from."""
-    if study.base is not None:
-        for seed in study.seeds:
-            yield _cell(study, out, BASE, seed, (*study.base, *overrides, "checkpoint.export_hf=true"))
+def bases(study: Study, out: Path, overrides: Sequence[str]) -> list[Cell]:
+    """The run whose model the cells start from, if the study has one."""
+    own = (*(study.base or ()), *overrides, "checkpoint.export_hf=true")
+    return [] if study.base is None else [_cell(study, BASE, study.seeds[0], out / BASE, own)]
 
 
-def _cell(study: Study, out: Path, name: str, seed: int, overrides: Sequence[str]) -> Cell:
-    folder = out / name / f"seed_{seed}"
+def _cell(study: Study, name: str, seed: int, folder: Path, overrides: Sequence[str]) -> Cell:
     own = (f"trainer.seed={seed}", f"exp_manager.name={name}", f"exp_manager.explicit_log_dir={folder}")
     return Cell(name, seed, folder, (*study.overrides, *overrides, *own))
 
@@ -153,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         study, out = read_study(args.file), args.out or Path("runs") / args.file.stem
         cells = list(runs(study, out, [name for name in args.only.split(",") if name], args.overrides))
-        before = list(bases(study, out, args.overrides))
+        before = bases(study, out, args.overrides)
         commands = [cell.command(study.config) for cell in (*before, *cells)]  # all are read before the first is run
     except UserError as error:
         print(f"nemo_amft: error: {error}", file=sys.stderr)
@@ -162,8 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(" ".join(command) for command in commands))
         return 0
     failed = run_all(before, study.config, args.jobs) if before else []
-    lost = {cell.seed for cell in failed}
-    failed += run_all([cell for cell in cells if cell.seed not in lost], study.config, args.jobs)
+    failed += run_all(cells, study.config, args.jobs) if not failed else []
     for cell in failed:
         print(f"nemo_amft: error: {cell.name} seed {cell.seed}: see {cell.folder}.log", file=sys.stderr)
     from nemo_amft import report

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 
@@ -46,6 +47,8 @@ class Verdict:
     """The user's next message in a task with several turns; None ends the episode."""
     numbers: Mapping[str, float] = field(default_factory=dict)
     """What else a task measures, such as the share of right steps; evaluations show the mean over responses."""
+    follow_up_images: int = 0
+    """How many more of the example's images come with the follow_up, where the task shows images."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class Request:
 
     prompt_token_ids: tuple[int, ...]
     seed: int | None = None
+    images: tuple[Image, ...] = ()
+    """In the order of their placeholders, one each, in the prompt; the engine makes them as many tokens as the model wants."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from nemo_amft.observe.timers import PhaseTimers
 from nemo_amft.parallel import groups, platform
 from nemo_amft.parallel.groups import Place
 from nemo_amft.parallel.peak import device_peak
-from nemo_amft.tasks.base import Task, evaluation_sets, judge_of
+from nemo_amft.tasks.base import Images, Task, evaluation_sets, images_of, judge_of
 from nemo_amft.tasks.rewards import RewardPool
 from nemo_amft.types import RolloutEngine, UserError
 
@@ -48,10 +48,10 @@ def on_main_first(place: Place, work: Callable[[], object]):
     return result if place.is_main else work()
 
 
-def load_model(config: Config, run_dir: Path, place: Place) -> HubModel:
+def load_model(config: Config, run_dir: Path, place: Place, trained: bool = True) -> HubModel:
     """The hub model the policy starts from (a scratch one is made in the run directory, by rank 0)."""
     folder = run_dir / "base_model"
-    return on_main_first(place, lambda: prepare_hub_model(config.model, folder))
+    return on_main_first(place, lambda: prepare_hub_model(config.model, folder, trained))
 
 
 def load_data(config: Config, task: Task, chat: ChatTemplate) -> RunData:
@@ -61,6 +61,8 @@ def load_data(config: Config, task: Task, chat: ChatTemplate) -> RunData:
         split: drop_long_prompts(task.examples(split), chat, limits.max_prompt_tokens, f"data.{split}")
         for split in ("train", "validation", "test")
     }
+    if images_of(task, fitted["train"]) is not None:
+        raise UserError("task: found images, expected text: a policy that sees cannot be trained here (it can be evaluated)")
     demonstrations = [example for example in fitted["train"] if example.demonstration is not None]
     if not demonstrations:
         raise UserError("data.train: found no example with a demonstration, expected at least one for the SFT term")
@@ -126,7 +128,7 @@ def build_parts(
 
 def stop_token_ids(hub: HubModel) -> tuple[int, ...]:
     """Tokens that end a response: the tokenizer's end of sequence, which demonstrations end with, and the model's own."""
-    own = hub.config.eos_token_id
+    own = hub.config.get_text_config().eos_token_id
     ids = [hub.tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else [own])]
     return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
 
@@ -157,6 +159,19 @@ def build_engine(config: Config, hub: HubModel, chunks: list, prompt_tokens: int
     return VLLMEngine(hub.path, config.rollout, config.trainer.precision, longest, weights)
 
 
+def build_seeing_engine(config: Config, hub: HubModel, images: int) -> RolloutEngine:
+    """A hub model with eyes, as vLLM runs it: no policy is behind it, so its weights are those of the folder. `images`: most of
+    them in a prompt. Raises UserError for the engine that cannot, or a model that does not see."""
+    if config.rollout.engine != "vllm":
+        raise UserError(f"rollout.engine: found {config.rollout.engine}, expected vllm, which alone shows images to a model")
+    if not hasattr(hub.config, "vision_config"):
+        raise UserError(f"{hub.path}: found a {hub.config.model_type} model, expected one that sees, as the task shows images")
+    from nemo_amft.rollout.vllm import VLLMEngine
+
+    longest = config.data.max_prompt_tokens + config.rollout.longest
+    return VLLMEngine(hub.path, config.rollout, config.trainer.precision, longest, None, images)
+
+
 def build_sampler(
     config: Config,
     engine: RolloutEngine,
@@ -166,6 +181,7 @@ def build_sampler(
     place: Place,
     timers: PhaseTimers,
     prompt_tokens: int | None = None,
+    images: Images | None = None,
 ) -> Sampler:
     """Engine, chat template and verifier processes, as one. Raises UserError for several turns without room for them."""
     turns = getattr(task, "max_turns", 1)
@@ -186,6 +202,7 @@ def build_sampler(
         prompt_tokens or config.data.max_prompt_tokens,
         config.rollout.longest,
         hasattr(task, "environment"),
+        images,
     )
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from nemo_amft.algorithms.methods.base import Sample
-from nemo_amft.types import Completion, Example, TokenSequence, Verdict
+from nemo_amft.types import Completion, Example, Request, TokenSequence, Verdict
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 NOT_JUDGED = Verdict(0.0, False, "error", "not judged")
 
@@ -27,6 +31,14 @@ class Conversation:
     """The user's, after the first."""
     verdict: Verdict = NOT_JUDGED
     finished: bool = False
+    images: Sequence[Image] = ()
+    """All that the episode may show."""
+    num_shown: int = 0
+    """How many of them it has shown."""
+
+    def request(self, seed: int | None) -> Request:
+        """What asks for the next response."""
+        return Request((*self.prompt, *self.tokens), seed, tuple(self.images[: self.num_shown]))
 
     def respond(self, completion: Completion, text: str) -> None:
         """Add a response; `text` is what the task is shown of it."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nemo_amft.algorithms.build import build_engine, build_sampler, load_model, on_main_first
+from nemo_amft.algorithms.build import build_engine, build_sampler, build_seeing_engine, load_model, on_main_first
 from nemo_amft.algorithms.evaluation import evaluate
 from nemo_amft.algorithms.sampling import Sampler
 from nemo_amft.config import launcher
@@ -31,7 +31,7 @@ from nemo_amft.observe.rollouts import RolloutWriter
 from nemo_amft.observe.timers import PhaseTimers
 from nemo_amft.parallel import failures, groups, platform, signals
 from nemo_amft.parallel.groups import Place
-from nemo_amft.tasks.base import Task, evaluation_sets
+from nemo_amft.tasks.base import Images, Task, evaluation_sets, images_of
 from nemo_amft.types import Example, UserError
 
 
@@ -53,7 +53,9 @@ def evaluate_run(config: Config, checkpoint: str | None) -> int:
         failures.forget(run_dir)
     place = groups.initialize(config.model, config.trainer.seed)
     with failures.shown_once(run_dir, place.rank):
-        hub = load_model(config, run_dir, place)
+        task = config.task.build(config.data, config.trainer.seed) if mathematical is None else None
+        images = None if task is None else images_of(task, task_problems(task)["test"])
+        hub = load_model(config, run_dir, place, trained=images is None)
         chat = ChatTemplate(hub.tokenizer)
         if mathematical is not None:
             task = BenchmarkTask(mathematical.thinking)
@@ -61,9 +63,8 @@ def evaluate_run(config: Config, checkpoint: str | None) -> int:
             refuse_long_prompts(sets, chat.prompt_ids, config.data.max_prompt_tokens)
             seen = leaked(config.data.train, sets, config.evaluation.check_training) if place.is_main else None
         else:
-            task = config.task.build(config.data, config.trainer.seed)
             problems = on_main_first(place, lambda: test_problems(config, task, chat))
-        sampler = ready_sampler(config, hub, weights, chat, task, place)
+        sampler = ready_sampler(config, hub, weights, chat, task, place, images)
         finished = True
         if mathematical is not None:
             about = {"checkpoint": checkpoint, "thinking": mathematical.thinking, "system_prompt": mathematical.system_prompt}
@@ -81,26 +82,44 @@ def evaluate_run(config: Config, checkpoint: str | None) -> int:
 
 
 def ready_sampler(
-    config: Config, hub: HubModel, weights: Path | None, chat: ChatTemplate, task: Task | BenchmarkTask, place: Place
+    config: Config,
+    hub: HubModel,
+    weights: Path | None,
+    chat: ChatTemplate,
+    task: Task | BenchmarkTask,
+    place: Place,
+    images: Images | None = None,
 ) -> Sampler:
-    """Policy, engine and graders, awake. `weights`: a training checkpoint for the policy; None: the hub model's own."""
-    with platform.megatron():
-        chunks = build_policy(hub.config, config.model, config.trainer.precision)
-        load_hub_weights(chunks, hub.config, hub.path)
-    if weights is not None:
-        Checkpoints(weights.parent, 1, place).load(weights, {"policy": ForwardModel(chunks, config.model, place)})
+    """Policy, engine and graders, awake. `weights`: a training checkpoint for the policy; None: the hub model's own. With the
+    task's `images` there is no policy, as only vLLM runs models that see."""
+    if images is not None:
+        if weights is not None:
+            raise UserError("checkpoint: found a training checkpoint, expected a hub model that sees, as the task shows images")
+        engine = build_seeing_engine(config, hub, getattr(task, "max_turns", 1))
+    else:
+        with platform.megatron():
+            chunks = build_policy(hub.config, config.model, config.trainer.precision)
+            load_hub_weights(chunks, hub.config, hub.path)
+        if weights is not None:
+            Checkpoints(weights.parent, 1, place).load(weights, {"policy": ForwardModel(chunks, config.model, place)})
+        engine = build_engine(config, hub, chunks)
     timers = PhaseTimers(config.trainer.phase_timeout_s)
-    engine = build_engine(config, hub, chunks)
-    sampler = build_sampler(config, engine, hub, chat, task, place, timers)
+    sampler = build_sampler(config, engine, hub, chat, task, place, timers, images=images)
     engine.wake()
     return sampler
 
 
-def test_problems(config: Config, task: Task, chat: ChatTemplate) -> dict[str, list[Example]]:
+def task_problems(task: Task) -> dict[str, Sequence[Example]]:
     """The task's test problems (its D_val, where it has none) and those out of distribution, by name."""
-    found = {"test": task.examples("test") or task.examples("validation"), **evaluation_sets(task)}
+    return {"test": task.examples("test") or task.examples("validation"), **evaluation_sets(task)}
+
+
+def test_problems(config: Config, task: Task, chat: ChatTemplate) -> dict[str, list[Example]]:
+    """Those of them that are asked for and whose prompts are not too long."""
     limit, most = config.data.max_prompt_tokens, config.validation.final_prompts
-    return {name: drop_long_prompts(examples, chat, limit, f"data.{name}")[:most] for name, examples in found.items()}
+    return {
+        name: drop_long_prompts(examples, chat, limit, f"data.{name}")[:most] for name, examples in task_problems(task).items()
+    }
 
 
 def evaluate_task(
@@ -113,7 +132,7 @@ def evaluate_task(
         scores, drawn = evaluate(sampler, name, examples, v.samples, config.rollout.max_new_tokens, v.temperature)
         found |= scores
         kind = "evaluation" if name == "test" else f"evaluation_{name}"
-        RolloutWriter(run_dir, -1, sampler.place.is_main).write(0, drawn, kind)
+        RolloutWriter(run_dir, -1, sampler.place.is_main).write(0, drawn, kind, sampler.images)
     if sampler.place.is_main:
         result = {"checkpoint": checkpoint, "samples": v.samples, "temperature": v.temperature, **found}
         write_atomically(run_dir / "evaluation.json", json.dumps(result, indent=2) + "\n")

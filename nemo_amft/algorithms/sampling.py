@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
@@ -13,8 +14,12 @@ from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.observe.timers import PhaseTimers
 from nemo_amft.parallel.groups import Place
 from nemo_amft.rollout.seeds import sample_seed
+from nemo_amft.tasks.base import Images
 from nemo_amft.tasks.rewards import RewardPool
-from nemo_amft.types import Completion, Example, Request, RolloutEngine, SamplingParams, Verdict
+from nemo_amft.types import Completion, Example, RolloutEngine, SamplingParams, Verdict
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass
@@ -37,6 +42,8 @@ class Sampler:
     """Longest response, or conversation after the prompt."""
     several_turns: bool = False
     """The task has an environment in place of a verifier."""
+    images: Images | None = None
+    """The images of an example, of a task that shows some: the first comes with the prompt."""
 
     def roll_out(
         self,
@@ -50,14 +57,17 @@ class Sampler:
     ) -> list[Group]:
         """`samples` graded responses to each example, or episodes of several turns. Seeds belong to (run seed, stream, step,
         prompt, sample), and to the turn, not to a rank."""
-        drawn = [Conversation(e, prompt) for e in examples for prompt in [self._prompt(e)] for _ in range(samples)]
+        drawn = [
+            Conversation(e, prompt, images=images, num_shown=0 if self.images is None else 1)
+            for e in examples
+            for prompt, images in [(self._prompt(e), self._images(e))]
+            for _ in range(samples)
+        ]
         live, turn = list(enumerate(drawn)), 0
         while live:
             name = stream if turn == 0 else f"{stream}/turn {turn}"
             requests = [
-                Request((*c.prompt, *c.tokens), sample_seed(self.run_seed, name, step, *divmod(i, samples)))
-                if self.seed_per_sample
-                else Request((*c.prompt, *c.tokens))
+                c.request(sample_seed(self.run_seed, name, step, *divmod(i, samples)) if self.seed_per_sample else None)
                 for i, c in live
             ]
             seed = sample_seed(self.run_seed, name, step, 0, 0)
@@ -66,7 +76,7 @@ class Sampler:
                 completions = self.engine.generate(requests, sampling)
             for (_, conversation), completion in zip(live, completions, strict=True):
                 prefix = "" if conversation.responses else conversation.example.response_prefix
-                conversation.respond(completion, prefix + self._text(completion))
+                conversation.respond(completion, prefix + self.text(completion))
             episodes = [conversation for _, conversation in live]
             verdicts = self.grade(
                 [c.example for c in episodes], [c.responses for c in episodes], [c.finished for c in episodes]
@@ -83,8 +93,10 @@ class Sampler:
         message = conversation.verdict.follow_up
         if message is None:
             return False
+        images = conversation.verdict.follow_up_images if self.images is not None else 0
         room = self.max_response_tokens - len(conversation.tokens) - max_new_tokens
-        return conversation.go_on(message, self.chat.follow_up(message), self.chat.eos_token_id, room)
+        conversation.num_shown += images
+        return conversation.go_on(message, self.chat.follow_up(message, images), self.chat.eos_token_id, room)
 
     def demonstration(self, example: Example) -> Demonstration | None:
         """See `Tools`."""
@@ -109,9 +121,14 @@ class Sampler:
             return self._grade([example.answer for example in examples], shown, finished)
 
     def _prompt(self, example: Example) -> tuple[int, ...]:
-        return (*self.chat.prompt_ids(example.messages), *self.chat.encode(example.response_prefix))
+        shown = 0 if self.images is None else 1
+        return (*self.chat.prompt_ids(example.messages, shown), *self.chat.encode(example.response_prefix))
 
-    def _text(self, completion: Completion) -> str:
+    def _images(self, example: Example) -> Sequence[Image]:
+        return () if self.images is None else self.images(example)
+
+    def text(self, completion: Completion) -> str:
+        """What a response says: without the token that ended it."""
         ids = completion.token_ids
         return self.chat.decode(ids[:-1] if completion.finished and ids and ids[-1] in self.stop_token_ids else ids)
 

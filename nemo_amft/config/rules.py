@@ -46,7 +46,7 @@ def violations(config: Config, *, on_this_machine: bool = True, module: str = "n
     for rule in rules:
         yield from rule(config)
     if module == "nemo_amft.train" and lookup(config, "task.form") == "image":
-        yield "task.form: found image, expected text: policies here read text, and images are only drawn"
+        yield "task.form: found image, expected text: a policy that sees cannot be trained here (nemo_amft.evaluate takes one)"
     if on_this_machine:
         yield from _transformer_engine(config)
         yield from _offload(config)

@@ -46,9 +46,17 @@ class ChatTemplate:
         """The id that ends a demonstration, and has to end a response."""
         return self._tokenizer.eos_token_id
 
-    def prompt_ids(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-        """Token ids of the prompt, up to where the response starts. Raises UserError if the template refuses the messages."""
-        return self._prompt_ids(messages, f"a prompt with the roles {', '.join(message['role'] for message in messages)}")
+    def prompt_ids(self, messages: Sequence[Mapping[str, str]], images: int = 0) -> tuple[int, ...]:
+        """Token ids of the prompt, up to where the response starts, with a placeholder for each of the images that the last
+        message begins with. Raises UserError if the template refuses the messages, or leaves the images out."""
+        what = f"a prompt with the roles {', '.join(message['role'] for message in messages)}"
+        if not images:
+            return self._prompt_ids(messages, what)
+        last = messages[-1]
+        seen = self._prompt_ids([*messages[:-1], {**last, "content": _with_images(last["content"], images)}], what)
+        if seen == self._prompt_ids([*messages[:-1], {**last, "content": _with_images(last["content"], 0)}], what):
+            raise UserError(f"{what}: the chat template leaves out its images, expected that of a model that sees")
+        return seen
 
     def demonstration(self, example: Example) -> TokenSequence:
         """Prompt, demonstration and end token, trained on from the first token after the prompt.
@@ -83,15 +91,17 @@ class ChatTemplate:
             trained += [own] * len(new)
         return tokens, trained
 
-    def follow_up(self, message: str) -> list[int]:
-        """Ids between a response's end token and the next response: the user's `message` as the template writes it.
+    def follow_up(self, message: str, images: int = 0) -> list[int]:
+        """Ids between a response's end token and the next response: the user's `message` as the template writes it, after
+        placeholders for `images`.
 
         Taken from the text that the template makes of a conversation around it, after the response and its end token. Raises
         UserError if the template does not keep a response's text, so that its end cannot be found.
         """
         from jinja2.exceptions import TemplateError
 
-        turns = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", MARK), ("user", message))]
+        said = (("user", "a"), ("assistant", MARK), ("user", _with_images(message, images) if images else message))
+        turns = [{"role": role, "content": content} for role, content in said]
         try:
             text = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         except TemplateError as error:
@@ -109,7 +119,7 @@ class ChatTemplate:
         """Text of `ids` without special tokens, spaces as they are."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def _prompt_ids(self, messages: Sequence[Mapping[str, str]], what: str) -> tuple[int, ...]:
+    def _prompt_ids(self, messages: Sequence[Mapping[str, Any]], what: str) -> tuple[int, ...]:
         from jinja2.exceptions import TemplateError
 
         try:
@@ -126,3 +136,8 @@ class ChatTemplate:
 
     def _decode_tail(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids[-8:]), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def _with_images(text: str, images: int) -> list[dict[str, str]]:
+    """A message's content in parts, as templates of models that see read it."""
+    return [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]

@@ -16,7 +16,7 @@ from nemo_amft.evaluation.problems import ProblemSet
 from nemo_amft.rollout.seeds import sample_seed
 from nemo_amft.tasks.math.graders import BenchmarkVerifier, for_grader
 from nemo_amft.tasks.math.task import MathConfig
-from nemo_amft.types import Completion, Example, Request, SamplingParams, UserError, Verdict
+from nemo_amft.types import Example, Request, SamplingParams, UserError, Verdict
 
 if TYPE_CHECKING:
     from nemo_amft.algorithms.sampling import Sampler
@@ -111,7 +111,7 @@ class BenchmarkRun:
         )
         with sampler.timers("rollout"):
             completions = sampler.engine.generate(requests, params)
-        texts = [self._text(completion) for completion in completions]
+        texts = [sampler.text(completion) for completion in completions]
         verdicts = self._grade(problems.graders, examples, texts, [c.finished for c in completions])
         return [
             {
@@ -123,11 +123,6 @@ class BenchmarkRun:
                 places, seeds, examples, completions, texts, verdicts, strict=True
             )
         ]  # fmt: skip
-
-    def _text(self, completion: Completion) -> str:
-        ids = completion.token_ids
-        stop = completion.finished and ids and ids[-1] in self.sampler.stop_token_ids
-        return self.sampler.chat.decode(ids[:-1] if stop else ids)
 
     # --- grading ----------------------------------------------------------------------------------------------------------
 

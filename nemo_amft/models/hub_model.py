@@ -41,11 +41,11 @@ class HubModel:
     """Folder whose config.json is `config`, for a rollout engine that reads files."""
 
 
-def prepare_hub_model(model: ModelConfig, folder: Path) -> HubModel:
+def prepare_hub_model(model: ModelConfig, folder: Path, trained: bool = True) -> HubModel:
     """The model named by `model.path`, or one with seeded random weights that is written to `folder`.
 
     `folder` is also where config.json goes if `model.config_overrides` change it (weights are linked). What is there already is
-    used again, so rank 0 calls this first and the other ranks after it.
+    used again, so rank 0 calls this first and the other ranks after it. Not `trained`: any model will do that vLLM can run.
 
     Raises:
         UserError: one line: not found, no safetensors, broken config, unknown override, a model that cannot be trained.
@@ -61,10 +61,11 @@ def prepare_hub_model(model: ModelConfig, folder: Path) -> HubModel:
         _override(config, model.config_overrides)
         origin = {"path": str(path.resolve()), "config_overrides": model.config_overrides}
         path = _made_once(Path(folder), origin, lambda target, source=path: _link_with_config(source, target, config))
-    refuse_unsupported(config, model)
+    if trained:
+        refuse_unsupported(config, model)
     tokenizer = _read_tokenizer(model, path)
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model's vocab_size is {config.vocab_size}")
+    if len(tokenizer) > (size := config.get_text_config().vocab_size):
+        raise UserError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model's vocab_size is {size}")
     return HubModel(config, tokenizer, path)
 
 

@@ -11,17 +11,19 @@ from nemo_amft.observe.files import write_atomically
 
 if TYPE_CHECKING:
     from nemo_amft.algorithms.methods.base import Group
+    from nemo_amft.tasks.base import Images
+    from nemo_amft.types import Example
 
 
 class RolloutWriter:
     """Writes one JSON object a response to rollouts/{train,validation,test}_{step}.jsonl. A file is written whole, so a step
-    that is repeated after a resume replaces its own."""
+    that is repeated after a resume replaces its own. Images are beside them, in rollouts/images/."""
 
     def __init__(self, run_dir: Path, limit: int, enabled: bool):
         """`limit`: responses a file; 0 none, -1 all. `enabled`: on rank 0 only."""
         self.folder, self.limit, self.enabled = run_dir / "rollouts", limit, enabled and limit != 0
 
-    def write(self, step: int, groups: Sequence[Group], kind: str = "train") -> None:
+    def write(self, step: int, groups: Sequence[Group], kind: str = "train", images: Images | None = None) -> None:
         if not self.enabled:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -36,6 +38,7 @@ class RolloutWriter:
                 "status": sample.verdict.status,
                 "finished": sample.finished,
                 "tokens": sample.num_tokens,
+                **({} if images is None else {"images": self._saved(group.example, images)}),
             }
             for group in groups
             for sample in group.samples
@@ -43,3 +46,15 @@ class RolloutWriter:
         kept = rows if self.limit < 0 else rows[: self.limit]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
         write_atomically(self.folder / f"{kind}_{step:06d}.jsonl", text)
+
+    def _saved(self, example: Example, images: Images) -> list[str]:
+        """Names of an example's images under rollouts/, written there once."""
+        stem = example.id.replace("/", "_")
+        folder = self.folder / "images"
+        known = sorted(folder.glob(f"{stem}-*.png"))
+        if not known:
+            folder.mkdir(exist_ok=True)
+            for number, image in enumerate(images(example)):
+                known.append(folder / f"{stem}-{number:02d}.png")
+                image.save(known[-1])
+        return [str(path.relative_to(self.folder)) for path in known]

@@ -27,7 +27,7 @@ from nemo_amft.types import Completion, Request, SamplingParams, UserError
 if TYPE_CHECKING:
     import vllm
 
-Weights = Callable[[], Iterator[tuple[str, Tensor]]]
+Weights = Callable[[], Iterator[tuple[str, Tensor]]] | None
 
 
 class VLLMEngine:
@@ -39,6 +39,9 @@ class VLLMEngine:
     Log-probs are of the distribution that was sampled from, temperature included. vLLM takes them either after truncation or
     before the temperature: with rollout.top_p or rollout.top_k it is the latter, so they are `Completion.log_probs` at
     temperature 1 only.
+
+    Without `weights` it is a hub model that no policy stands behind, such as one that sees: its weights are the folder's, and
+    it never sleeps.
     """
 
     def __init__(
@@ -48,14 +51,16 @@ class VLLMEngine:
         precision: str,
         max_model_len: int,
         weights: Weights,
+        images: int = 0,
     ):
         """Start the engine, asleep. Takes seconds, most of them for importing vLLM.
 
         Args:
-            model_folder: config.json of the model, in hub format; weights and tokenizer there are not read.
+            model_folder: config.json of the model, in hub format; weights and tokenizer there are read only without `weights`.
             precision: "32" or "bf16".
             max_model_len: most tokens of prompt and response together.
             weights: begins a pass over the policy's (hub name, whole tensor); collective, and run through by every rank.
+            images: most images of a request. The model is then one that sees.
 
         Raises:
             UserError: vLLM cannot run this model or configuration; its own reason is in the message.
@@ -68,6 +73,7 @@ class VLLMEngine:
         self._max_model_len = max_model_len
         self._weights = weights
         self._asleep = False
+        self._images = images
         self._llm = self._start(str(model_folder), rollout, precision)
         if not platform.is_gpu():
             self.update_weights()
@@ -84,8 +90,9 @@ class VLLMEngine:
                 llm = vllm.LLM(
                     model_folder,
                     dtype="bfloat16" if precision == "bf16" else "float32",
-                    load_format="dummy",  # the policy's weights follow at once
-                    skip_tokenizer_init=True,
+                    load_format="dummy" if self._weights is not None else "auto",  # the policy's weights follow at once
+                    skip_tokenizer_init=self._weights is not None,  # what makes tokens of images asks the tokenizer
+                    limit_mm_per_prompt={"image": self._images} if self._images else {},
                     generation_config="vllm",  # no sampling defaults from the model's folder
                     tensor_parallel_size=rollout.tensor_model_parallel_size,
                     distributed_executor_backend="external_launcher",
@@ -94,7 +101,7 @@ class VLLMEngine:
                     max_num_seqs=rollout.max_num_seqs,
                     enable_prefix_caching=True,
                     logprobs_mode=_logprobs_mode(rollout),
-                    **_platform_arguments(rollout),
+                    **_platform_arguments(rollout, self._weights is not None),
                 )
             except (ValueError, NotImplementedError) as error:
                 memory = "gpu_memory_utilization" if platform.is_gpu() else "kv_cache_gb"
@@ -117,18 +124,31 @@ class VLLMEngine:
         completions: list[Completion] = []
         if own:
             with self._random_state(params.seed):
-                outputs = self._llm.generate(
-                    [{"prompt_token_ids": list(requests[i].prompt_token_ids)} for i in own],
-                    [_sampling_params(requests[i], params) for i in own],
-                    use_tqdm=False,
-                )
+                outputs = self._drawn([requests[i] for i in own], params)
             completions = [_completion(output.outputs[0]) for output in outputs]
         # All ranks of an engine hold the same; its first one speaks.
         return gather_completions(completions if self._engine_rank == 0 else [])
 
+    def _drawn(self, requests: Sequence[Request], params: SamplingParams) -> list[vllm.RequestOutput]:
+        sampling = [_sampling_params(request, params) for request in requests]
+        if not self._images:
+            return self._llm.generate([_prompt(request) for request in requests], sampling, use_tqdm=False)
+        # How many tokens an image takes, vLLM alone knows. It refuses a prompt that is too long, and cuts a response to fit.
+        from vllm.exceptions import VLLMValidationError
+
+        room = self._max_model_len - params.max_new_tokens
+        try:
+            found = self._llm.generate([_prompt(request) for request in requests], sampling, use_tqdm=False)
+        except VLLMValidationError as error:
+            raise UserError(f"data.max_prompt_tokens: found {room}, too few for the images: {_reason(error)}") from error
+        longest = max(len(output.prompt_token_ids or ()) for output in found)
+        if longest > room:
+            raise UserError(f"data.max_prompt_tokens: found {room}, too few for the images: a prompt has {longest} with them")
+        return found
+
     def update_weights(self) -> None:
         """Load the policy's weights in place, tensor by tensor, and drop the prefix cache. Asleep on a GPU: `wake` will."""
-        if self._asleep and platform.is_gpu():
+        if self._weights is None or (self._asleep and platform.is_gpu()):
             return
         weights = self._weights()
         self._llm.collective_rpc(vllm_weights.load, args=(weights,))
@@ -141,7 +161,7 @@ class VLLMEngine:
         """Take device memory back: weights first, then the cache, so that loading has room. On a CPU only a change of state."""
         if self._asleep:
             self._asleep = False
-            if platform.is_gpu():
+            if platform.is_gpu() and self._weights is not None:
                 self._llm.wake_up(tags=["weights"])
                 self.update_weights()
                 self._llm.wake_up(tags=["kv_cache"])
@@ -150,7 +170,7 @@ class VLLMEngine:
         """Give the memory of weights and cache back to training."""
         if not self._asleep:
             self._asleep = True
-            if platform.is_gpu():
+            if platform.is_gpu() and self._weights is not None:
                 self._llm.sleep(level=2)
 
     def close(self) -> None:
@@ -182,12 +202,12 @@ def _logprobs_mode(rollout: RolloutConfig) -> str:
     return "raw_logprobs" if truncated else "processed_logprobs"
 
 
-def _platform_arguments(rollout: RolloutConfig) -> dict[str, Any]:
+def _platform_arguments(rollout: RolloutConfig, sleeps: bool) -> dict[str, Any]:
     """What differs between a CPU and a GPU."""
     if platform.is_gpu():
         return {
             "gpu_memory_utilization": rollout.gpu_memory_utilization,
-            "enable_sleep_mode": True,
+            "enable_sleep_mode": sleeps,
             "enforce_eager": rollout.enforce_eager,
         }
     return {
@@ -199,6 +219,11 @@ def _platform_arguments(rollout: RolloutConfig) -> dict[str, Any]:
         "worker_cls": "nemo_amft.rollout.vllm_cpu_worker.CPUWorker",
         "additional_config": {"shared_memory_name": vllm_process.job_name()},
     }
+
+
+def _prompt(request: Request) -> dict[str, Any]:
+    images = {"multi_modal_data": {"image": list(request.images)}} if request.images else {}
+    return {"prompt_token_ids": list(request.prompt_token_ids), **images}
 
 
 def _sampling_params(request: Request, params: SamplingParams) -> vllm.SamplingParams:

@@ -6,13 +6,17 @@ the fields of the class's `Config`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from nemo_amft.config.schema import DataConfig
 from nemo_amft.types import Example, UserError, Verdict
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 Split = Literal["train", "validation", "test"]
+Images = Callable[[Example], Sequence["Image"]]
 
 
 class Verifier(Protocol):
@@ -71,11 +75,19 @@ class Task(Protocol):
 
     # def environment(self) -> Environment, and max_turns: int, the most responses of an episode, where there are several turns.
     # Optional: def evaluation_sets(self) -> dict[str, Sequence[Example]], problems out of distribution by name.
+    # Optional: def images(self, example) -> Sequence[PIL.Image.Image], what the policy sees: the first comes with the prompt,
+    # others with the messages whose verdict says so (Verdict.follow_up_images). All examples have some, or none has.
 
 
 def judge_of(task: Task) -> Verifier | Environment:
     """What judges the task's responses."""
     return task.environment() if hasattr(task, "environment") else task.verifier()
+
+
+def images_of(task: Task, examples: Sequence[Example]) -> Images | None:
+    """What draws or reads the images of `examples`, which are the task's; None where they have none."""
+    draw = getattr(task, "images", None)
+    return draw if draw is not None and examples and draw(examples[0]) else None
 
 
 def evaluation_sets(task: Task) -> dict[str, Sequence[Example]]:

@@ -67,6 +67,7 @@ def judge(verifier: Callable[..., Verdict], answer: str, response: str | list[st
             str(verdict.detail)[:MAX_DETAIL],
             None if verdict.follow_up is None else str(verdict.follow_up),
             {str(name): float(value) for name, value in verdict.numbers.items()},
+            int(verdict.follow_up_images),
         )
     except BaseException as error:
         return Verdict(0.0, False, "error", _describe(error))

@@ -115,3 +115,17 @@ def test_files_that_would_be_ignored_are_refused():
     data = dataclasses.replace(DataConfig(), train="problems.jsonl")
     with pytest.raises(UserError, match=r"^data\.train: found 'problems\.jsonl', expected null"):
         ArithmeticTask(ArithmeticConfig(), data, 1)
+
+
+def test_what_is_not_trained_but_kept_has_its_own_operators_alone():
+    task = make_task(operators="+-", kept_operators="*")
+    kept = [example.messages[0]["content"] for example in task.evaluation_sets()["kept"]]
+    assert len(kept) == task.config.num_longer
+    assert all(re.fullmatch(r"\d(\*\d){2,3}=", text) for text in kept)
+    assert not any("*" in example.messages[0]["content"] for split in SPLITS for example in task.examples(split))
+    assert "kept" not in make_task().evaluation_sets()
+
+
+def test_an_operator_is_trained_or_kept():
+    with pytest.raises(UserError, match=r"task.kept_operators: found '-\*', expected some of '\*', each once"):
+        make_task(operators="+-", kept_operators="-*")

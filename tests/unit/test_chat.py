@@ -116,3 +116,24 @@ def test_the_share_of_cut_demonstrations_is_estimated_from_a_sample_over_the_who
     chat = ChatTemplate(tokenizer)
     examples = [example(demonstration="abcd" if index >= 2 * MAX_MEASURED else "abc") for index in range(4 * MAX_MEASURED)]
     assert refuse_truncation(examples, chat, 4, max_truncated_fraction=0.5) == 0.5
+
+
+SEEING_TEMPLATE = (
+    "{% for m in messages %}{% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{% for part in m['content'] %}{{ '@' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endif %}{% endfor %}"
+)
+
+
+def test_images_come_before_the_text_of_the_message_that_shows_them(tokenizer):
+    tokenizer.chat_template = SEEING_TEMPLATE
+    chat = ChatTemplate(tokenizer)
+    messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "look"}]
+    assert chat.decode(chat.prompt_ids(messages, images=2)) == "S@@look"
+    assert chat.decode(chat.prompt_ids(messages)) == "Slook"
+    assert chat.decode(chat.follow_up("and now", images=1)) == "@and now"
+
+
+def test_a_template_that_leaves_images_out_is_refused(tokenizer):
+    tokenizer.chat_template = SEEING_TEMPLATE.replace("'@'", "''")
+    with pytest.raises(UserError, match="the chat template leaves out its images"):
+        ChatTemplate(tokenizer).prompt_ids([{"role": "user", "content": "look"}], images=1)

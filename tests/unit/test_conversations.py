@@ -4,10 +4,15 @@ import pytest
 from transformers import AutoTokenizer
 
 from nemo_amft.algorithms.conversations import Conversation
+from nemo_amft.algorithms.sampling import Sampler
+from nemo_amft.config.schema import DataConfig
 from nemo_amft.data.character_tokenizer import save_character_tokenizer
 from nemo_amft.data.chat import ChatTemplate, responses
 from nemo_amft.data.filtering import refuse_truncation
+from nemo_amft.observe.timers import PhaseTimers
+from nemo_amft.parallel.groups import Place
 from nemo_amft.tasks.rewards import RewardPool
+from nemo_amft.tasks.virl import VirlConfig, VirlTask
 from nemo_amft.types import Completion, Example, UserError, Verdict
 
 CHATML = (
@@ -15,6 +20,10 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 DROPS_RESPONSES = "{% for m in messages %}{% if m['role'] != 'assistant' %}{{ m['content'] }}{% endif %}{% endfor %}"
+SHOWS_IMAGES = (
+    "{% for m in messages %}{% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{% for part in m['content'] %}{{ '@@@' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endif %}{% endfor %}"
+)
 EPISODE = Example("e/1", ({"role": "user", "content": "go"},), "x", ("left", "no, try again", "right"))
 
 
@@ -100,3 +109,41 @@ def test_the_pool_shows_an_environment_all_responses_and_brings_back_its_message
         first, last = pool.score([("x", ["a"], True), ("x", ["a", "b", "x"], True)])
     assert first == Verdict(0.0, False, follow_up="1?")
     assert last == Verdict(1.0, True)
+
+
+class Walker:
+    """Says what it is told, one text a call, to a single conversation, and remembers what it was shown."""
+
+    def __init__(self, texts, encode):
+        self.texts, self.encode, self.shown = iter(texts), encode, []
+
+    def generate(self, requests, params):
+        (request,) = requests
+        self.shown.append((len(request.images), request.prompt_token_ids))
+        ids = (*self.encode(next(self.texts)), 1)
+        return [Completion(ids, (0.0,) * len(ids), True)]
+
+
+def test_an_image_comes_with_each_new_position_and_none_with_a_second_try(tokenizer, monkeypatch):
+    few = {"num_train": 1, "num_validation": 1, "num_test": 1, "num_ood": 1}
+    task = VirlTask(VirlConfig(form="image", view_size=32, legs=(2, 2), **few), DataConfig(), 1)
+    (example,) = task.examples("test")
+    right = responses(example)
+    tokenizer.chat_template = SHOWS_IMAGES
+    chat = ChatTemplate(tokenizer)
+    walker = Walker([right[0], "nonsense", *right[1:]], chat.encode)
+    place = Place(0, 1, 0, 1, 0, 1, 0, 1)
+    sampler = Sampler(
+        walker, chat, None, place, 1, PhaseTimers(60.0), 1, True, (1,), 10**6, 10**6, several_turns=True, images=task.images
+    )
+    with RewardPool(task.environment(), 1, 10.0, 500) as pool:
+
+        def grade(self, examples, said, finished):
+            return pool.score([(examples[0].answer, list(said[0]), finished[0])])
+
+        monkeypatch.setattr(Sampler, "grade", grade)  # without its exchange between ranks
+        (group,) = sampler.roll_out("test", 0, [example], 1, 1000, 1.0)
+    assert group.samples[0].verdict.correct
+    assert [images for images, _ in walker.shown] == [1, 2, *range(2, len(right) + 1)]
+    for images, prompt in walker.shown:
+        assert chat.decode(prompt).count("@@@") == images  # a placeholder for each

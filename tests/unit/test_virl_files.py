@@ -15,6 +15,7 @@ from PIL import Image
 from nemo_amft.config.schema import DataConfig
 from nemo_amft.tasks.virl import VirlConfig, VirlTask, export, load_routes
 from nemo_amft.tasks.virl.city import City, draw_routes
+from nemo_amft.tasks.virl.contact_sheet import CAPTION, COLUMNS, GAP, contact_sheet
 from nemo_amft.tasks.virl.drawing import draw_panorama
 from nemo_amft.tasks.virl.headings import move
 from nemo_amft.tasks.virl.published import StreetViews
@@ -486,3 +487,11 @@ def test_a_panorama_that_is_missing_or_damaged_is_named(name, content, message, 
         file.write_bytes(content)
     with pytest.raises(UserError, match=f"^{re.escape(f'{file}: {message}')}"):
         StreetViews(tmp_path).panorama("view000000")
+
+
+def test_the_contact_sheet_shows_both_styles():
+    sheet = contact_sheet()
+    side = (sheet.width - GAP) // COLUMNS
+    brick, glass = (sheet.crop((0, top, sheet.width, top + side)) for top in (0, sheet.height // 2))
+    assert sheet.height == 2 * (side + CAPTION) + GAP
+    assert np.minimum(colours(brick), colours(glass)).sum() < 0.5

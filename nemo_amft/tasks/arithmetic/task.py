@@ -30,6 +30,9 @@ class ArithmeticConfig:
     """Operands are uniform in 1..max_operand; with modulus 10 and three operators, 5 makes 150 facts to learn, 9 makes 270."""
     operators: str = "+-*"
     """Operators that a problem may hold, applied strictly from left to right."""
+    kept_operators: str = ""
+    """Others, which this run does not train. Chains of them alone are evaluated as the set `kept`, num_longer of them: what a
+    model that could do them before has kept of that."""
     modulus: int | None = 10
     """Every step's result is reduced to 0..modulus-1, which bounds the facts there are to learn. None: plain integers."""
     worked_steps: bool = True
@@ -38,10 +41,13 @@ class ArithmeticConfig:
     def __post_init__(self) -> None:
         fewest, most = self.operands
         known = set(self.operators) <= set(OPERATIONS) and len(set(self.operators)) == len(self.operators) > 0
+        others = set(OPERATIONS) - set(self.operators)
+        kept = set(self.kept_operators) <= others and len(set(self.kept_operators)) == len(self.kept_operators)
         checks = (
             (2 <= fewest <= most, "operands", self.operands, "two numbers, the first at least 2, the second no smaller"),
             (self.max_operand >= 1, "max_operand", self.max_operand, "at least 1"),
             (known, "operators", self.operators, f"some of {''.join(OPERATIONS)!r}, each once"),
+            (kept, "kept_operators", self.kept_operators, f"some of {''.join(sorted(others))!r}, each once"),
             (self.modulus is None or self.modulus >= 2, "modulus", self.modulus, "null or at least 2"),
             (self.num_train >= 1, "num_train", self.num_train, "at least 1"),
             (self.num_validation >= 0, "num_validation", self.num_validation, "at least 0"),
@@ -85,9 +91,15 @@ class ArithmeticTask:
         return [self._example(split, i, *p) for i, p in enumerate(self._problems[start : start + sizes[split]])]
 
     def evaluation_sets(self) -> dict[str, list[Example]]:
-        """ "longer": the rule learnt, on longer chains than any seen."""
-        n, generator = self.config.operands[1] + 1, random.Random(f"arithmetic/longer/{self.seed}")
-        return {"longer": [self._example("longer", i, *self._draw(generator, n)) for i in range(self.config.num_longer)]}
+        """ "longer": the rule learnt, on longer chains than any seen. "kept": chains of task.kept_operators, where there are
+        such."""
+        config = self.config
+        longer, kept = (random.Random(f"arithmetic/{name}/{self.seed}") for name in ("longer", "kept"))
+        sets = {"longer": [self._draw(longer, config.operands[1] + 1) for _ in range(config.num_longer)]}
+        if config.kept_operators:
+            lengths = [kept.randint(*config.operands) for _ in range(config.num_longer)]
+            sets["kept"] = [self._draw(kept, n, config.kept_operators) for n in lengths]
+        return {name: [self._example(name, i, *drawn) for i, drawn in enumerate(found)] for name, found in sets.items()}
 
     def verifier(self) -> Verifier:
         """A function without state."""
@@ -109,10 +121,10 @@ class ArithmeticTask:
         generator.shuffle(problems)
         return problems
 
-    def _draw(self, generator: random.Random, num_operands: int) -> tuple[str, str, str]:
+    def _draw(self, generator: random.Random, num_operands: int, allowed: str | None = None) -> tuple[str, str, str]:
         """(problem, answer, demonstration)."""
         config = self.config
-        operands, operators = draw(generator, num_operands, config.max_operand, config.operators)
+        operands, operators = draw(generator, num_operands, config.max_operand, allowed or config.operators)
         answer, demonstration = solve(operands, operators, config.modulus, config.worked_steps)
         return write_problem(operands, operators), str(answer), demonstration
 

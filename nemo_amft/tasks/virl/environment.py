@@ -63,13 +63,14 @@ class NavigationEnvironment:
         assert len(responses) > 0
         episode = json.loads(answer)
         positions, space = episode["positions"], episode["space"]
-        total, right, calls, place, wrong, end, message = 0.0, 0, 0, 0, 0, "open", None
+        total, right, calls, place, wrong, end, message, moved = 0.0, 0, 0, 0, 0, "open", None, False
         for response in responses:
             calls += 1
             cut = calls == len(responses) and not finished
             points, feedback = (WRONG, "") if cut else self._judge(response, positions[place], space)
             total += points
-            if points == RIGHT:
+            moved = points == RIGHT
+            if moved:
                 right, wrong, message = right + 1, 0, positions[place][2]
                 place += 1
                 end = "arrived" if place == len(positions) else "open"
@@ -84,6 +85,7 @@ class NavigationEnvironment:
             correct=arrived,
             detail=_write_detail(right, calls, place, len(positions), end),
             follow_up=message if end == "open" else None,
+            follow_up_images=int(moved and end == "open"),
             numbers={"step_accuracy": right / calls},
         )
 

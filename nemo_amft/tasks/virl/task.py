@@ -151,8 +151,10 @@ class VirlTask:
         """The images of an example of form=image: (2 view_size + 5) pixels a side, each as views.py lays it out.
 
         One a position, in order: the first belongs to the prompt, each of the others to the message that leads to its position.
-        After a wrong action the image stays the same. Raises UserError for a missing or damaged panorama.
+        After a wrong action the image stays the same. None where form=text. Raises UserError for a missing or damaged panorama.
         """
+        if self.config.form == "text":
+            return []
         name, first, last = example.metadata["route"], example.metadata["first"], example.metadata["last"]
         world, route = self._by_name[name]
         return [self._image(world, route, place) for place in range(first, last + 1)]
