@@ -1,10 +1,13 @@
 """Runs side by side.
 
     python -m nemo_amft.report RUN... [--out FOLDER] [--target ACCURACY]
+    python -m nemo_amft.report RUN... --study FILE --into DOCUMENT
 
 RUN is a run directory, or the folder of an earlier report. Runs of one name (seeds) share a row, as their mean with a 95%
 confidence interval. The table is Markdown, on stdout; with --out it is also written to FOLDER/report.md, with a picture of the
 runs in FOLDER/comparison.png and the numbers behind both in FOLDER/runs.csv and FOLDER/curves.csv.
+
+With --into the marked places of a Markdown document are filled with the tables of a study (nemo_amft/observe/document.py).
 """
 
 from __future__ import annotations
@@ -24,19 +27,26 @@ from nemo_amft.types import UserError
 Column = tuple[str, Callable[[Run], float | None], Callable[[float], str]]
 
 
-def columns(runs: Sequence[Run], target: float) -> list[Column]:
-    """Title, a run's value, and how it is written. Columns that no run fills are left out, but for the first."""
+def columns(runs: Sequence[Run], target: float, reference: str | None = None) -> list[Column]:
+    """Title, a run's value, and how it is written. Columns that no run fills are left out, but for the first. With `reference`
+    a run's test accuracy also stands less that of the reference's run with the same seed."""
     sets = dict.fromkeys(["test", *(name for run in runs for name in run.sets)])
     every: list[Column] = [
         ("final accuracy" if name == "test" else f"final {name}", lambda run, name=name: run.final(name), _percent)
         for name in sets
     ]
+    if reference is not None:
+        base = {run.seed: run.final("test") for run in runs if run.name == reference}
+        every.insert(1, (f"less {reference}", lambda run: _less(run.final("test"), base.get(run.seed)), _points))
     every += [
         ("best validation", lambda run: max(run.values("validation", "validation/accuracy"), default=None), _percent),
         (f"rollouts to {target:.0%}", lambda run: run.used_until(target, "data/samples"), _count),
         (f"demonstrations to {target:.0%}", lambda run: run.used_until(target, "data/demonstrations"), _count),
         ("share of demonstrations", lambda run: _mean(run.values("train", "data/demonstration_share")), _percent),
-        ("final mu", lambda run: (run.values("train", "mu") or [None])[-1], lambda x: f"{x:.4f}"),
+        ("final entropy", lambda run: _last(run.values("train", "entropy")), lambda x: f"{x:.3f}"),
+        ("final mu", lambda run: _last(run.values("train", "mu")), lambda x: f"{x:.4f}"),
+        ("mu by meta-gradient", lambda run: _moved(run, "mu/meta_term"), lambda x: f"{x:+.4f}"),
+        ("mu by entropy", lambda run: _moved(run, "mu/entropy_term"), lambda x: f"{x:+.4f}"),
         ("steps", lambda run: sum(r["phase"] == "train" for r in run.records), _count),
         ("wall time [min]", lambda run: run.wall_seconds and run.wall_seconds / 60, lambda x: f"{x:.1f}"),
         ("tokens/s", lambda run: run.tokens_per_second, _count),
@@ -44,14 +54,13 @@ def columns(runs: Sequence[Run], target: float) -> list[Column]:
     return [every[0], *(column for column in every[1:] if any(column[1](run) is not None for run in runs))]
 
 
-def table(runs: Sequence[Run], target: float) -> str:
+def table(runs: Sequence[Run], chosen: Sequence[Column]) -> str:
     """The Markdown table: a row a name, in the order given."""
-    chosen = columns(runs, target)
     rows = [["run", "seeds", *(title for title, *_ in chosen)]]
-    for name, group in _by_name(runs).items():
+    for name, group in by_name(runs).items():
         unfinished = sum(not run.finished for run in group)
         label = f"{name} ({unfinished} unfinished)" if unfinished else name
-        rows.append([label, str(len(group)), *(_cell([value(run) for run in group], form) for _, value, form in chosen)])
+        rows.append([label, str(len(group)), *(cell(group, column) for column in chosen)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -75,13 +84,15 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, half
 
 
-def _cell(values: Sequence[float | None], form: Callable[[float], str]) -> str:
+def cell(runs: Sequence[Run], column: Column) -> str:
     """Mean and interval; how many runs have the value, where not all do."""
+    _, value_of, form = column
+    values = [value_of(run) for run in runs]
     known = [value for value in values if value is not None]
     if not known:
         return "-"
     mean, half = mean_and_interval(known)
-    text = form(mean) if half is None else f"{form(mean)} ± {form(half)}"
+    text = form(mean) if half is None else f"{form(mean)} ± {form(half).lstrip('+')}"
     return text if len(known) == len(values) else f"{text} ({len(known)} of {len(values)})"
 
 
@@ -93,11 +104,28 @@ def _count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"
+
+
+def _less(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other
+
+
+def _last(values: Sequence[float]) -> float | None:
+    return values[-1] if values else None
+
+
+def _moved(run: Run, term: str) -> float | None:
+    values = run.values("train", term)
+    return sum(values) if values else None
+
+
 def _mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _by_name(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def by_name(runs: Sequence[Run]) -> dict[str, list[Run]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.name, []).append(run)
@@ -116,7 +144,7 @@ def _draw(runs: Sequence[Run], path: Path) -> None:
     from nemo_amft.observe.figures import comparison
 
     lines: dict[str, list[list[metrics.Record]]] = {}
-    for name, group in _by_name(runs).items():
+    for name, group in by_name(runs).items():
         lines[name if len(group) == 1 else f"{name} ({len(group)} seeds)"] = [run.records for run in group]
     comparison(lines, path, "Runs side by side")
 
@@ -129,16 +157,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--target", type=float, help="validation accuracy, 0 to 1, to reach; nine tenths of the best there is by default"
     )
+    parser.add_argument("--study", type=Path, help="study's file, for --into")
+    parser.add_argument("--into", type=Path, help="Markdown document whose marked places are filled")
     args = parser.parse_args(argv)
     try:
         runs = [run for folder in args.run for run in read_runs(folder)]
+        if (args.study is None) != (args.into is None):
+            raise UserError("--into: found without --study or the other way round, expected both or neither")
+        if args.into is not None:
+            from nemo_amft.observe import document
+
+            return document.fill(args.into, runs, args.study)
         if args.target is not None and not 0.0 < args.target <= 1.0:
             raise UserError(f"--target: found {args.target:g}, expected an accuracy above 0 and at most 1")
     except UserError as error:
         print(f"nemo_amft: error: {error}", file=sys.stderr)
         return 2
     _warn_of_repeated_seeds(runs)
-    text = table(runs, args.target or default_target(runs))
+    text = table(runs, columns(runs, args.target or default_target(runs)))
     print(text, end="")
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)

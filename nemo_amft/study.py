@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -25,6 +25,16 @@ import yaml
 from nemo_amft.config import typed
 from nemo_amft.config.load import load
 from nemo_amft.types import UserError
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the study's document."""
+
+    cells: list[str]
+    """Rows, by name."""
+    columns: list[str]
+    """By their titles in the report."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,11 @@ class Study:
     base: list[str] | None = None
     """Overrides of the run that makes the model which all cells start from; None where they start from model.path. It has the
     first seed: seeds are to differ in data and sampling, as they do for a pretrained model."""
+
+    tables: dict[str, Table] = field(default_factory=dict)
+    """Of the document that tells about the study (nemo_amft/observe/document.py)."""
+    reference: str | None = None
+    """The cell that tables set the others against, seed by seed."""
 
 
 BASE = "base"
@@ -75,9 +90,7 @@ def read_study(path: Path) -> Study:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: {typed.one_line(error)}; expected the YAML file of a study") from None
-    study = typed.build(
-        Study, {"overrides": [], "target": None, "base": None, **(values or {})}, str(path), list(typed.keys_of(Study))
-    )
+    study = typed.build(Study, {"overrides": [], **(values or {})}, str(path), list(typed.keys_of(Study, str(path))))
     for name in study.cells:
         if not name or set(name) & set("/\\ ,"):
             raise UserError(f"{path}: cells: found the name {name!r}, expected one without slash, space or comma")

@@ -59,6 +59,8 @@ def convert(value: Any, expected: Any, key: str) -> Any:
         return _union(value, expected, key)
     if expected is float:
         return _float(value, key)
+    if dataclasses.is_dataclass(expected):
+        return build(expected, value, key, list(keys_of(expected, key)))
     container = origin or expected
     if container in (tuple, list) and isinstance(value, list | tuple):
         return _sequence(value, expected, key)

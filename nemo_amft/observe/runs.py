@@ -54,6 +54,11 @@ class Run:
         found = self.values("validation", f"{name}/accuracy")
         return found[-1] if found and self.finished else None
 
+    def after_warm_up(self, name: str) -> float | None:
+        """Accuracy before the first step on one of `sets`, or on "validation"."""
+        found = [r.get(f"{name}/accuracy") for r in self.records if r["phase"] == "validation" and r["step"] == 0]
+        return found[0] if found else None
+
     def used_until(self, accuracy: float, metric: str) -> float | None:
         """Sum of a step's `metric` (data/samples, data/demonstrations), warm-up included, until validation first reached
         `accuracy`; None if it never did."""

@@ -13,7 +13,7 @@ def _run(folder, name, seed, accuracy, finished=True):
         writer.write("validation", 0, {"validation/accuracy": 0.4, "test/accuracy": 0.1, "longer/accuracy": 0.0})
         for step in range(3):
             work = {"data/samples": 8.0, "data/demonstrations": 4.0, "data/demonstration_share": 1 / 3}
-            writer.write("train", step, {"mu": 0.5 + step / 10, "reward/mean": 0.3, **work})
+            writer.write("train", step, {"mu": 0.5 + step / 10, "mu/meta_term": 0.02, "mu/entropy_term": -0.01, **work})
             if step == 1:
                 writer.write("validation", 2, {"validation/accuracy": 0.9})
         final = {"validation/accuracy": 0.8, "test/accuracy": accuracy, "longer/accuracy": accuracy / 2}
@@ -42,6 +42,8 @@ def test_a_row_has_the_numbers_of_the_run(tmp_path, capsys):
             "demonstrations to 81%": "108",
             "share of demonstrations": "33.3%",
             "final mu": "0.7000",
+            "mu by meta-gradient": "+0.0600",
+            "mu by entropy": "-0.0300",
             "steps": "3",
             "wall time [min]": "1.5",
             "tokens/s": "1,234",
@@ -107,3 +109,73 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path, capsys, damage):
     assert error.count("\n") == 1
     assert str(folder) in error
     assert "expected" in error
+
+
+STUDY = """
+config: quickstart
+seeds: [1, 2]
+cells: {amft: [], grpo: []}
+reference: amft
+target: 0.85
+tables:
+  ends: {cells: [grpo, amft], columns: [final accuracy, less amft, longer after warm-up, rollouts to 85%]}
+"""
+DOCUMENT = """# A study
+<!-- cost -->
+<!-- end -->
+GRPO ends at <!--= grpo | final accuracy -->what it was<!--/-->.
+<!-- table ends -->
+old
+<!-- end -->
+Conclusions.
+"""
+
+
+@pytest.fixture
+def document(tmp_path, capsys):
+    runs = [_run(tmp_path / f"a{seed}", "amft", seed, 0.5 + seed / 10) for seed in (1, 2)]
+    runs += [_run(tmp_path / f"g{seed}", "grpo", seed, 0.55 + seed / 10) for seed in (1, 2)]
+    report.main([*runs, "--out", str(tmp_path / "numbers")])
+    (tmp_path / "study.yaml").write_text(STUDY)
+    (tmp_path / "study.md").write_text(DOCUMENT)
+    capsys.readouterr()
+
+    def fill() -> tuple[int, str, str]:
+        arguments = [str(tmp_path / "numbers"), "--study", str(tmp_path / "study.yaml"), "--into", str(tmp_path / "study.md")]
+        return report.main(arguments), (tmp_path / "study.md").read_text(), capsys.readouterr().err
+
+    return fill
+
+
+def test_a_document_is_filled_from_the_runs_and_again_without_a_change(document):
+    status, text, _ = document()
+    assert status == 0
+    lines = text.splitlines()
+    assert "4 runs (0 unfinished), 12 training steps and 96 rollouts in them, in 0.1 hours of a process each." in lines
+    # 65% and 75%: the standard error is 5%, and Student's t for one degree of freedom 12.706.
+    assert "GRPO ends at <!--= grpo | final accuracy -->70.0% ± 63.5%<!--/-->." in lines
+    rows = _rows("\n".join(line for line in lines if line.startswith("|")))
+    # Seed by seed the difference is always 5 points, whatever the seeds differ by.
+    assert rows[0] == {
+        "run": "grpo", "seeds": "2", "final accuracy": "70.0% ± 63.5%", "less amft": "+5.0 ± 0.0",
+        "longer after warm-up": "0.0% ± 0.0%", "rollouts to 85%": "16 ± 0",
+    }  # fmt: skip
+    assert "old" not in text
+    assert text.endswith("Conclusions.\n")
+    assert document()[1] == text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("table ends", "table end", "found the table 'end', expected one of ends"),
+        ("= grpo |", "= ppo |", "found the cell 'ppo', expected one that was run: amft, grpo"),
+        ("| final accuracy", "| accuracy", "found the column 'accuracy', expected one of final accuracy, less amft"),
+    ],
+)
+def test_a_mark_that_nothing_fits_is_one_line_and_leaves_the_document(document, tmp_path, old, new, message):
+    (tmp_path / "study.md").write_text(DOCUMENT.replace(old, new))
+    status, text, error = document()
+    assert status == 2
+    assert message in error
+    assert text == DOCUMENT.replace(old, new)

@@ -50,7 +50,7 @@ def test_several_processes_are_started_by_torchrun(file, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("cells:", "cell:"), "{file}.cell: unknown key; did you mean cells?"),
+        (("cells:", "cell:"), "{file}.cell: unknown key; did you mean {file}.cells?"),
         (("  grpo:", "  a/b:"), "cells: found the name 'a/b'"),
         (("[1, 2]", "[]"), "found no cells or no seeds"),
         (("  grpo:", "  base:"), "cells: found the name 'base'"),
