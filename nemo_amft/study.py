@@ -50,8 +50,8 @@ class Study:
     target: float | None = None
     """Validation accuracy that the report counts rollouts and demonstrations to."""
     base: list[str] | None = None
-    """Overrides of the run that makes the model which all cells start from; None where they start from model.path. It has the
-    first seed: seeds are to differ in data and sampling, as they do for a pretrained model."""
+    """Overrides of the one run that makes the model which all cells start from; None where they start from model.path. Its seed
+    is the first, if not given here: seeds are to differ in data and sampling, as they do for a pretrained model."""
 
     tables: dict[str, Table] = field(default_factory=dict)
     """Of the document that tells about the study (nemo_amft/observe/document.py)."""
@@ -123,8 +123,8 @@ def bases(study: Study, out: Path, overrides: Sequence[str]) -> list[Cell]:
 
 
 def _cell(study: Study, name: str, seed: int, folder: Path, overrides: Sequence[str]) -> Cell:
-    own = (f"trainer.seed={seed}", f"exp_manager.name={name}", f"exp_manager.explicit_log_dir={folder}")
-    return Cell(name, seed, folder, (*study.overrides, *overrides, *own))
+    place = (f"exp_manager.name={name}", f"exp_manager.explicit_log_dir={folder}")
+    return Cell(name, seed, folder, (*study.overrides, f"trainer.seed={seed}", *overrides, *place))
 
 
 def start(cell: Cell, config: str) -> int:
