@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -170,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"nemo_amft: error: {error}", file=sys.stderr)
         return 2
     if args.list:
-        print("\n".join(" ".join(command) for command in commands))
+        print("\n".join(shlex.join(command) for command in commands))
         return 0
     failed = run_all(before, study.config, args.jobs) if before else []
     failed += run_all(cells, study.config, args.jobs) if not failed else []

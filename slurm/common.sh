@@ -178,8 +178,9 @@ amft_report() {
     amft_log
     amft_show_settings
     amft_enter
-    local runs=() file
-    for file in "$RUN_DIR"/*/metrics.jsonl; do [[ ! -f $file ]] || runs+=("${file%/*}"); done
+    local runs=() files=("$RUN_DIR"/*/metrics.jsonl) file
+    [[ ! -f $RUN_DIR/study.txt ]] || files=("$RUN_DIR"/*/seed_*/metrics.jsonl)   # without its base, which is no cell
+    for file in "${files[@]}"; do [[ ! -f $file ]] || runs+=("${file%/*}"); done
     ((${#runs[@]})) || { amft_error "RUN_DIR=$RUN_DIR: found no */metrics.jsonl, expected run directories"; exit 2; }
     amft_say "report"
     amft_step srun "${AMFT_SRUN[@]}" "${AMFT_PYTHON[@]}" -m nemo_amft.report "${runs[@]}" --out "$RUN_DIR/report"

@@ -24,14 +24,17 @@ fi
 source "$AMFT_HOME/slurm/common.sh"
 
 usage='bash slurm/sweep.sh [SBATCH OPTIONS] -- [--config-name NAME] KEY=A,B,C ... [key=value ...]
+bash slurm/sweep.sh [SBATCH OPTIONS] -- --study FILE [key=value ...]
 
-One run for each combination of the keys that have several values, each a task of one job array, in a folder of its own under
-RUN_DIR (runs/sweep). The report comes to RUN_DIR/report. The same command again continues what has not finished.
+One run for each combination of the keys that have several values, or for each cell and seed of a study (studies/), each a task
+of one job array, in a folder of its own under RUN_DIR (runs/sweep). The report comes to RUN_DIR/report. The same command again
+continues what has not finished.
 
   three seeds       -- trainer.seed=1,2,3
   paper, Table 11   -- controller.eta_mu=5e-5,1e-4,2e-4 controller.eta_h=1e-4,5e-4,1e-3
   paper, Table 12   -- controller.meta_every=5,10,20,50,100
-  two at a time     --array=0-8%2 --nodes=2 -- ...'
+  two at a time     --array=0-8%2 --nodes=2 -- ...
+  a study on CPUs   --nodes=1 --ntasks-per-node=1 --gpus-per-node=0 -- --study studies/amft.yaml'
 if [[ $# -eq 0 || $1 == -h || $1 == --help ]]; then
     amft_help "$usage"
     exit 0
@@ -41,6 +44,42 @@ options=()
 while [[ $# -gt 0 && $1 != -- ]]; do options+=("$1"); shift; done
 [[ $# -gt 0 ]] || { amft_error "sweep.sh: found no --, expected sbatch's options before it and the configuration after it"; exit 2; }
 shift
+
+# A study lists its runs, a line each, when it is submitted; a task's number is its line.
+if [[ ${1:-} == --study ]]; then
+    RUN_DIR=$(amft_absolute "${RUN_DIR:-runs/sweep}")
+    list=$RUN_DIR/study.txt
+    if [[ -z ${SLURM_ARRAY_TASK_ID:-} ]]; then
+        mkdir -p "$RUN_DIR"
+        "${VENV:-$AMFT_HOME/.venv}/bin/python" -m nemo_amft.study "${@:2}" --out "$RUN_DIR" --list >"$list.new"
+        mv "$list.new" "$list"
+        export AMFT_HOME RUN_DIR
+        lines=$(wc -l <"$list") first=1 wait=()
+        if [[ $(head -n 1 "$list") == *"explicit_log_dir=$RUN_DIR/base" ]]; then
+            # Every other run starts from the model that this one makes.
+            base=$(sbatch --parsable --array=1 "${options[@]}" "${BASH_SOURCE[0]}" -- "$@")
+            first=2 wait=(--dependency="afterok:${base%%;*}" --kill-on-invalid-dep=yes)
+            echo "base: job ${base%%;*}"
+        fi
+        job=$(sbatch --parsable --array="$first-$lines" "${wait[@]}" "${options[@]}" "${BASH_SOURCE[0]}" -- "$@")
+        job=${job%%;*}
+        echo "$((lines - first + 1)) runs: job array $job"
+        echo "report: job $(sbatch --parsable --dependency="afterany:$job" --kill-on-invalid-dep=yes "$AMFT_HOME/slurm/report.sh")"
+        exit 0
+    fi
+    line=$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$list")
+    # Written by Python's shlex.join, whose quotes xargs takes off.
+    mapfile -t words < <(xargs -n 1 printf '%s\n' <<<"${line#* -m nemo_amft.train }")
+    arguments=()
+    for word in "${words[@]}"; do
+        case $word in
+            exp_manager.explicit_log_dir=*) RUN_DIR=${word#*=} ;;
+            exp_manager.name=*) AMFT_NAME=${word#*=} ;;
+            *) arguments+=("$word") ;;
+        esac
+    done
+    amft_run train quickstart "${arguments[@]}"
+fi
 
 # KEY=A,B is a sweep, as for hydra's multirun; a value in brackets or quotes is one value.
 sweeps=() fixed=() points=1

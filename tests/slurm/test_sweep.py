@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+import yaml
 
 from tests.slurm.cluster import SMALL, Job
 
@@ -30,6 +31,29 @@ def test_an_array_over_seeds_is_followed_by_their_report(slurm, tmp_path):
     # Both in one row: they have one name.
     rows = (tmp_path / "report" / "report.md").read_text().splitlines()
     assert re.match(r"\| sweep +\| 2 ", rows[2]), rows
+
+
+def test_a_study_is_an_array_that_waits_for_its_base_and_is_followed_by_the_report(slurm, tmp_path):
+    small = [word for word in SMALL[2:] if not word.startswith(("controller.", "checkpoint.export_hf"))]
+    one = ["model.tensor_model_parallel_size=1", "trainer.devices=1", *SHORT]
+    cells = {"grpo": ["method=grpo"], "half": ["controller=fixed", "controller.mu=0.5"]}
+    study = {"config": "quickstart", "seeds": [2], "overrides": [*small, *one], "base": ["method=sft"], "cells": cells}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    size = ("--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1", f"--output={slurm.folder}/%A_%a.log")
+    out = slurm.call(
+        "bash", "slurm/sweep.sh", *size, "--", "--study", str(tmp_path / "study.yaml"),
+        RUN_DIR=str(tmp_path / "run"), SBATCH_OUTPUT=str(tmp_path / "r"),
+    )  # fmt: skip
+    base, array, report = re.fullmatch(r"base: job (\d+)\n2 runs: job array (\d+)\nreport: job (\d+)\n", out).groups()
+    done = Job(slurm, report, tmp_path / "r").wait()
+    logs = "".join(path.read_text() for number in (base, array) for path in slurm.folder.glob(f"{number}_*.log"))
+    assert done == "COMPLETED", logs
+    for name in cells:
+        config = yaml.safe_load((tmp_path / "run" / name / "seed_2" / "config.yaml").read_text())
+        assert config["model"]["path"] == str(tmp_path / "run" / "base" / "hf")
+        assert config["exp_manager"]["name"] == name
+    rows = (tmp_path / "run" / "report" / "report.md").read_text().splitlines()
+    assert [row.split()[1] for row in rows[2:4]] == ["grpo", "half"], rows
 
 
 @pytest.mark.parametrize(
