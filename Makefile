@@ -13,10 +13,11 @@ REQUIREMENTS := requirements/cpu.txt requirements/dev.txt
 STAMP := .venv/.built-$(shell cat $(REQUIREMENTS) pyproject.toml | cksum | cut -d ' ' -f 1)
 PIP := .venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps
 
-.PHONY: help venv quickstart slurm-demo test test-slurm test-fast bench gpu-check lint clean
+.PHONY: help venv quickstart study slurm-demo test test-slurm test-fast bench gpu-check lint clean
 
 help:
 	@echo 'make quickstart [ARGS="trainer.seed=2 ..."]   train a small model with AMFT on two CPU cores'
+	@echo 'make study [ARGS="--only amft,grpo"]          the runs of docs/study.md, resumably, on two cores (hours)'
 	@echo 'make test                                     every test; those on a real Slurm where it is installed'
 	@echo 'make test-slurm                               these alone (root; tests/slurm/local_slurm.sh install)'
 	@echo 'make test-fast                                unit tests that are not slow'
@@ -48,6 +49,10 @@ $(STAMP):
 
 quickstart: venv
 	OMP_NUM_THREADS=1 .venv/bin/torchrun --nproc-per-node 2 -m nemo_amft.train --config-name quickstart $(ARGS)
+
+study: venv
+	.venv/bin/python -m nemo_amft.study studies/amft_tuning.yaml --jobs 2
+	.venv/bin/python -m nemo_amft.study studies/amft.yaml --jobs 2 $(ARGS)
 
 slurm-demo: venv
 	tests/slurm/demo.sh $(ARGS)

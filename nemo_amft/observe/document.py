@@ -1,10 +1,13 @@
 """A study's document: everything in it that is a number comes from the runs.
 
-Two kinds of places are marked in the Markdown, in comments that readers do not see:
+Places are marked in the Markdown, in comments that readers do not see. Between such a line and the next <!-- end --> comes
 
-    <!-- table NAME -->        the study's table NAME (`tables` in its file), between this line and the next <!-- end -->
-    <!-- cost -->              how many runs there were and how long they took, likewise
-    <!--= CELL | COLUMN -->..<!--/-->       a cell's value in a column of the tables, in the middle of a sentence
+    <!-- table NAME -->        the study's table NAME (`tables` in its file)
+    <!-- accuracy NAME -->     a picture of how accurate the table's cells are in the end, on all sets of problems
+    <!-- mu NAME -->           a picture of the table's cells' mu over the steps
+    <!-- cost -->              how many runs there were and how long they took
+
+and in the middle of a sentence <!--= CELL | COLUMN -->..<!--/--> a cell's value in a column of the tables.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from nemo_amft.observe.runs import Run
 from nemo_amft.study import Study, read_study
 from nemo_amft.types import UserError
 
-BLOCK = re.compile(r"(<!-- (table \S+|cost) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- ((?:table|accuracy|mu) \S+|cost) -->\n).*?(<!-- end -->)", re.DOTALL)
 VALUE = re.compile(r"(<!--= ([^|>]+?) \| ([^>]+?) -->).*?(<!--/-->)", re.DOTALL)
 
 
@@ -29,12 +32,37 @@ def fill(path: Path, runs: Sequence[Run], study_file: Path) -> int:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; expected a Markdown document") from None
-    write_atomically(path, filled(text, runs, read_study(study_file), str(path)))
+    study = read_study(study_file)
+    new = filled(text, runs, study, path)
+    draw(new, runs, study, path)
+    write_atomically(path, new)
     return 0
 
 
-def filled(text: str, runs: Sequence[Run], study: Study, where: str) -> str:
-    """`text` with its marked places filled; `where` names it in errors. Raises UserError as `fill` does."""
+def draw(text: str, runs: Sequence[Run], study: Study, path: Path) -> None:
+    """The pictures of a document, in the folder that has its name."""
+    from nemo_amft import report
+    from nemo_amft.observe import figures
+
+    groups = report.by_name(runs)
+    for kind, name in (match[2].split() for match in BLOCK.finditer(text) if match[2] != "cost"):
+        shown = {cell: groups[cell] for cell in study.tables[name].cells}
+        if kind == "accuracy":
+            sets = dict.fromkeys(found for group in shown.values() for run in group for found in run.sets)
+            accuracy = {found: {cell: [run.final(found) for run in group] for cell, group in shown.items()} for found in sets}
+            figures.ends(accuracy, path.parent / picture(path, kind, name))
+        elif kind == "mu":
+            records = {cell: [run.records for run in group] for cell, group in shown.items()}
+            figures.mu_of_runs(records, path.parent / picture(path, kind, name))
+
+
+def picture(path: Path, kind: str, name: str) -> str:
+    """Where a picture lies, seen from the document at `path`."""
+    return f"{path.stem}/{kind}_{name}.png"
+
+
+def filled(text: str, runs: Sequence[Run], study: Study, where: Path) -> str:
+    """`text`, of the document at `where`, with its marked places filled. Raises UserError as `fill` does."""
     from nemo_amft import report
 
     target = study.target or report.default_target(runs)
@@ -61,7 +89,8 @@ def filled(text: str, runs: Sequence[Run], study: Study, where: str) -> str:
         elif name in study.tables:
             chosen = study.tables[name]
             shown = [column(title) for title in chosen.columns]
-            body = report.table([run for cell in chosen.cells for run in group(cell)], shown)
+            rows = [run for cell in chosen.cells for run in group(cell)]
+            body = report.table(rows, shown) if kind == "table" else f"![{kind}, {name}]({picture(where, kind, name)})\n"
         else:
             raise UserError(f"{where}: found the table {name!r}, expected one of {', '.join(study.tables)}")
         return f"{match[1]}\n{body}\n{match[3]}"

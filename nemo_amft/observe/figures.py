@@ -95,6 +95,46 @@ def comparison(runs: Mapping[str, Sequence[Sequence[Record]]], path: str | Path 
     return _stacked([panel(*row) for row in panels if row[0] in present], path, title)
 
 
+def ends(accuracy: Mapping[str, Mapping[str, Sequence[float | None]]], path: str | Path | None) -> Figure:
+    """Final accuracy of runs: a panel for each set of problems, a row for each name, a dot for each seed, a bar at the mean."""
+    import matplotlib
+
+    names = list(dict.fromkeys(name for values in accuracy.values() for name in values))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 1.0 + 0.26 * len(names)), layout="constrained")
+        grid = figure.subplots(1, max(1, len(accuracy)), sharey=True, squeeze=False)[0]
+        for axes, (title, values) in zip(grid, accuracy.items(), strict=False):
+            for row, name in enumerate(names):
+                known = [value for value in values.get(name, ()) if value is not None]
+                axes.plot(known, [row] * len(known), "o", color=SKY, ms=5, alpha=0.8)
+                if known:
+                    axes.plot([sum(known) / len(known)], [row], "|", color=VERMILION, ms=13, mew=2.2)
+            axes.set_title(title, loc="left", fontsize=11)
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+            axes.grid(color="#E6E6E6", lw=0.8)
+            axes.set_axisbelow(True)
+        grid[0].set_yticks(range(len(names)), names)
+        grid[0].set_ylim(len(names) - 0.5, -0.5)
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=150)
+    return figure
+
+
+def mu_of_runs(runs: Mapping[str, Sequence[Sequence[Record]]], path: str | Path | None) -> Figure:
+    """mu over the steps, a line for each run; runs of a name look alike."""
+    looks = dict(zip(runs, _cycle(len(runs)), strict=True))
+
+    def draw(axes: Axes) -> None:
+        for name, group in runs.items():
+            for records, label in zip(group, [name, *[None] * len(group)], strict=False):
+                axes.plot(*series(records, "mu"), lw=1.3, label=label, **looks[name])
+        axes.set_ylabel("µ (weight of SFT)")
+        _legend(axes)
+
+    return _stacked([draw], path, "")
+
+
 def _stacked(panels: Sequence[Callable[[Axes], None]], path: str | Path | None, title: str) -> Figure:
     """One panel above the other over the same steps."""
     import matplotlib

@@ -5,7 +5,7 @@ import math
 import pytest
 from matplotlib.image import imread
 
-from nemo_amft.observe.figures import comparison, dynamics, series, smoothed
+from nemo_amft.observe.figures import comparison, dynamics, ends, mu_of_runs, series, smoothed
 
 
 def _records(steps=30, mu=True):
@@ -71,3 +71,18 @@ def test_comparison_has_a_line_for_every_run():
     assert [set(_labels(axes)) for axes in figure.axes[:2]] == [{"amft", "grpo"}] * 2
     assert [axes.get_ylabel() for axes in figure.axes] == ["accuracy", "reward", "µ"]
     assert [len(axes.lines) for axes in figure.axes] == [3, 3, 2]
+
+
+def test_the_ends_of_runs_have_a_panel_for_each_set_and_a_dot_for_each_seed(tmp_path):
+    accuracy = {"test": {"amft": [0.5, 0.7], "grpo": [0.25, None]}, "kept": {"amft": [0.9, 0.8]}}
+    figure = ends(accuracy, tmp_path / "ends.png")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["test", "kept"]
+    dots = [(list(line.get_xdata()), line.get_marker()) for line in figure.axes[0].get_lines()]
+    assert dots == [([0.5, 0.7], "o"), ([pytest.approx(0.6)], "|"), ([0.25], "o"), ([0.25], "|")]
+    assert imread(tmp_path / "ends.png").shape[1] > 1000
+
+
+def test_the_mu_of_each_run_is_a_line():
+    figure = mu_of_runs({"amft": [_records(), _records()], "fixed": [_records()]}, None)
+    assert len(figure.axes[0].lines) == 3
+    assert set(_labels(figure.axes[0])) == {"amft", "fixed"}

@@ -127,6 +127,10 @@ GRPO ends at <!--= grpo | final accuracy -->what it was<!--/-->.
 <!-- table ends -->
 old
 <!-- end -->
+<!-- accuracy ends -->
+<!-- end -->
+<!-- mu ends -->
+<!-- end -->
 Conclusions.
 """
 
@@ -147,7 +151,7 @@ def document(tmp_path, capsys):
     return fill
 
 
-def test_a_document_is_filled_from_the_runs_and_again_without_a_change(document):
+def test_a_document_is_filled_from_the_runs_and_again_without_a_change(document, tmp_path):
     status, text, _ = document()
     assert status == 0
     lines = text.splitlines()
@@ -161,6 +165,8 @@ def test_a_document_is_filled_from_the_runs_and_again_without_a_change(document)
         "longer after warm-up": "0.0% ± 0.0%", "rollouts to 85%": "16 ± 0",
     }  # fmt: skip
     assert "old" not in text
+    assert {"![accuracy, ends](study/accuracy_ends.png)", "![mu, ends](study/mu_ends.png)"} <= set(lines)
+    assert all((tmp_path / "study" / f"{name}_ends.png").stat().st_size > 0 for name in ("accuracy", "mu"))
     assert text.endswith("Conclusions.\n")
     assert document()[1] == text
 
