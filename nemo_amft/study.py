@@ -53,7 +53,6 @@ class Study:
     base: list[str] | None = None
     """Overrides of the one run that makes the model which all cells start from; None where they start from model.path. Its seed
     is the first, if not given here: seeds are to differ in data and sampling, as they do for a pretrained model."""
-
     tables: dict[str, Table] = field(default_factory=dict)
     """Of the document that tells about the study (nemo_amft/observe/document.py)."""
     reference: str | None = None
@@ -111,10 +110,10 @@ def runs(study: Study, out: Path, only: Sequence[str], overrides: Sequence[str])
             raise UserError(
                 f"--only: found {name}, expected a cell of the study, such as {typed.nearest(name, study.cells)[0]}"
             )
-    start = () if study.base is None else (f"model.path={out / BASE / 'hf'}",)
+    origin = () if study.base is None else (f"model.path={out / BASE / 'hf'}",)
     for seed in study.seeds:
         for name in only or study.cells:
-            yield _cell(study, name, seed, out / name / f"seed_{seed}", (*study.cells[name], *overrides, *start))
+            yield _cell(study, name, seed, out / name / f"seed_{seed}", (*study.cells[name], *overrides, *origin))
 
 
 def bases(study: Study, out: Path, overrides: Sequence[str]) -> list[Cell]:
