@@ -70,6 +70,7 @@ def filled(text: str, runs: Sequence[Run], study: Study, where: Path) -> str:
     for name in dict.fromkeys(name for run in runs for name in run.sets):
         title = f"{name} after warm-up"
         columns[title] = (title, lambda run, name=name: run.after_warm_up(name), columns["final accuracy"][2])
+    columns["final validation"] = ("final validation", lambda run: run.final("validation"), columns["final accuracy"][2])
     groups = report.by_name(runs)
 
     def group(name: str) -> list[Run]:
