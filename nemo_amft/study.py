@@ -25,17 +25,8 @@ import yaml
 
 from nemo_amft.config import typed
 from nemo_amft.config.load import load
+from nemo_amft.observe.document import Table
 from nemo_amft.types import UserError
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table of the study's document."""
-
-    cells: list[str]
-    """Rows, by name."""
-    columns: list[str]
-    """By their titles in the report."""
 
 
 @dataclass(frozen=True)
