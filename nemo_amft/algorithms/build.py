@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from nemo_amft.config.validate import validate
 from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.data.filtering import drop_long_prompts, refuse_truncation
 from nemo_amft.data.streams import ExampleStream
+from nemo_amft.evaluation.leakage import leaked
+from nemo_amft.evaluation.problems import load_benchmarks, wanted
+from nemo_amft.evaluation.run import BenchmarkTask, mathematics, refuse_long_prompts
 from nemo_amft.models import checkpoints
 from nemo_amft.models.builder import build_critic, build_policy
 from nemo_amft.models.checkpoints import Checkpoints
@@ -37,8 +40,9 @@ from nemo_amft.parallel import groups, platform
 from nemo_amft.parallel.groups import Place
 from nemo_amft.parallel.peak import device_peak
 from nemo_amft.tasks.base import Images, Task, evaluation_sets, images_of, judge_of
+from nemo_amft.tasks.math.graders import BenchmarkVerifier, TaskOrBenchmark, for_grader
 from nemo_amft.tasks.rewards import RewardPool
-from nemo_amft.types import RolloutEngine, UserError
+from nemo_amft.types import Example, RolloutEngine, UserError
 
 
 def on_main_first(place: Place, work: Callable[[], object]):
@@ -71,7 +75,25 @@ def load_data(config: Config, task: Task, chat: ChatTemplate) -> RunData:
         name: drop_long_prompts(examples, chat, limits.max_prompt_tokens, f"evaluation set {name}")
         for name, examples in evaluation_sets(task).items()
     }
-    return RunData(fitted["train"], demonstrations, fitted["validation"], fitted["test"] or fitted["validation"], others)
+    test = fitted["test"] or fitted["validation"]
+    return RunData(fitted["train"], demonstrations, fitted["validation"], test, others, load_watched(config, chat, others))
+
+
+def load_watched(config: Config, chat: ChatTemplate, taken: Mapping[str, object]) -> dict[str, list[Example]]:
+    """The benchmarks to evaluate during training, each answer with the name of its grader; nothing is trained on them, and
+    problems that the training data has too are pointed out. Raises UserError, for a name that an evaluation set has as well."""
+    chosen = wanted(config.benchmarks)
+    if not chosen:
+        return {}
+    sets = load_benchmarks(chosen, config.evaluation, mathematics(config))
+    refuse_long_prompts(sets, chat.prompt_ids, config.data.max_prompt_tokens)
+    leaked(config.data.train, sets, config.evaluation.check_training)
+    for name in sorted(sets.keys() & {"train", "validation", "test", "warmup", "meta", *taken}):
+        raise UserError(f"benchmarks.{name}: found the name {name!r}, expected one that no split has")
+    return {
+        name: [replace(example, answer=for_grader(problems.graders[0], example.answer)) for example in problems.examples]
+        for name, problems in sets.items()
+    }
 
 
 def build_parts(
@@ -212,6 +234,8 @@ def _reward_pool(config: Config, task: Task, place: Place) -> RewardPool | None:
         return None
     r = config.reward
     judge = load_function("reward.function", r.function) if r.function is not None else judge_of(task)
+    if wanted(config.benchmarks) and not isinstance(task, BenchmarkTask):
+        judge = TaskOrBenchmark(judge, BenchmarkVerifier(mathematics(config).thinking))
     return RewardPool(judge, r.workers, r.timeout_s, r.memory_mb)
 
 

@@ -32,6 +32,8 @@ class RunData:
     test: list[Example]
     evaluation_sets: dict[str, list[Example]] = field(default_factory=dict)
     """The task's problems out of distribution, by name."""
+    benchmarks: dict[str, list[Example]] = field(default_factory=dict)
+    """Published sets to watch during training, by name; their answers say who grades them."""
 
 
 @dataclass

@@ -272,9 +272,12 @@ class Trainer:
 
     def validate(self, step: int, final: bool) -> None:
         """Accuracy of theta_step on D_val; at the start and the end also on the test problems, which nothing else sees (a task
-        without any has D_val's again), and on the task's problems out of distribution."""
+        without any has D_val's again), and on the task's problems out of distribution. Benchmarks come at the start and the end
+        too, or more often."""
         p, v = self.parts, self.config.validation
         sets = {"validation": p.data.validation[: v.prompts]}
+        if final or (v.benchmarks_every and step % v.benchmarks_every == 0):
+            sets |= p.data.benchmarks
         if final:
             others = {"test": p.data.test} | p.data.evaluation_sets
             sets |= {name: examples[: v.final_prompts] for name, examples in others.items()}

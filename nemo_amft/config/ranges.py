@@ -34,7 +34,7 @@ _RANGES: list[tuple[str, Callable[[float], bool], str]] = [
         lambda value: value >= 0,
         f"""
         {_OPTIM.format("optim")} {_OPTIM.format("critic.optim")} critic.warmup_steps critic.value_clip
-        warmup.steps warmup.lr warmup.select_every
+        warmup.steps warmup.lr warmup.select_every validation.benchmarks_every
         rollout.top_k rollout.kv_cache_gb rollout.probe_tolerance validation.every validation.temperature checkpoint.every
         controller.eta_mu controller.eta_h method.rl.clip_ratio method.rl.kl_coef
         method.kl_coef method.gate method.sft_coef method.sft_scale method.rl_scale method.gamma method.hint_steps

@@ -41,7 +41,7 @@ def violations(config: Config, *, on_this_machine: bool = True, module: str = "n
         return  # the rules below divide by these numbers
     rules: list[Callable[[Config], Iterator[str]]] = [
         _layout, _divisibility, _pipeline_and_recompute, _optimizer, _lengths,
-        _rollout, _batches, _controller, _files, _plugins, _reward,
+        _rollout, _batches, _validation, _controller, _files, _plugins, _reward,
     ]  # fmt: skip
     for rule in rules:
         yield from rule(config)
@@ -232,6 +232,14 @@ def _batches(config: Config) -> Iterator[str]:
             f"data.samples_per_prompt: found {data.samples_per_prompt}, "
             f"expected at least 2: {advantage} compares the responses to one prompt"
         )
+
+
+def _validation(config: Config) -> Iterator[str]:
+    v = config.validation
+    if v.benchmarks_every and (not v.every or v.benchmarks_every % v.every):
+        yield f"validation.benchmarks_every: found {v.benchmarks_every}, expected a multiple of validation.every, {v.every}"
+    if v.benchmarks_every and not any(config.benchmarks.values()):
+        yield f"validation.benchmarks_every: found {v.benchmarks_every} without benchmarks, expected benchmarks.NAME=SOURCE"
 
 
 def _controller(config: Config) -> Iterator[str]:

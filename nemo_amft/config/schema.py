@@ -250,6 +250,8 @@ class ValidationConfig:
     """Sampling temperature of validation and final evaluation (paper: 0.6); 0 is greedy."""
     final_prompts: int = 512
     """Problems of the final evaluation."""
+    benchmarks_every: int = 0
+    """Steps between evaluations of `benchmarks`, a multiple of `every`; 0: only at the start and the end."""
 
 
 @dataclass(frozen=True)

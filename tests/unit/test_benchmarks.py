@@ -250,3 +250,13 @@ def test_the_checkpoints_model_is_known_to_the_rules(tmp_path):
         load(line[1:])
     assert load([*line[1:], "rollout.max_new_tokens=512"]).model.path == str(folder)
     assert completed(["--config-name", "x", "checkpoint=./nowhere"]) == ["--config-name", "x", "checkpoint=./nowhere"]
+
+
+def test_benchmarks_of_a_training_run_are_checked_beforehand():
+    from nemo_amft.config.load import load
+
+    arguments = ["--config-name", "quickstart", "validation.every=20"]
+    with pytest.raises(UserError, match=r"benchmarks_every: found 30, expected a multiple of validation.every, 20"):
+        load([*arguments, "benchmarks.gsm8k=hub", "validation.benchmarks_every=30"])
+    with pytest.raises(UserError, match=r"benchmarks_every: found 20 without benchmarks"):
+        load([*arguments, "validation.benchmarks_every=20"])

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nemo_amft.tasks.math.choice import ChoiceVerifier
 from nemo_amft.tasks.math.oat import OatVerifier
 from nemo_amft.tasks.math.verifier import MathVerifier
 from nemo_amft.types import Verdict
+
+if TYPE_CHECKING:
+    from nemo_amft.tasks.base import Verifier
 
 _MARK = "\x1f"
 
@@ -33,3 +37,15 @@ class BenchmarkVerifier:
         """See Verifier."""
         grader, _, gold = answer.partition(_MARK)
         return self._graders[grader](gold, response, finished)
+
+
+@dataclass(frozen=True)
+class TaskOrBenchmark:
+    """Grades a training task's answers by the task's own verifier, and those of benchmarks by the grader that they name."""
+
+    task: Verifier
+    benchmarks: BenchmarkVerifier
+
+    def __call__(self, answer: str, response: str, finished: bool) -> Verdict:
+        """See Verifier."""
+        return (self.benchmarks if _MARK in answer else self.task)(answer, response, finished)
