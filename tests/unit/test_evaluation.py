@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nemo_amft import compare
+from nemo_amft.algorithms.sampling import Sampler
 from nemo_amft.config.load import load
 from nemo_amft.evaluation import metrics
 from nemo_amft.evaluation.answers import Answers, chunks
@@ -238,7 +239,7 @@ class OneProcess:
 class DiceSampler:
     """Engine, template and grader without processes."""
 
-    stop_token_ids, place = (0,), OneProcess()
+    stop_token_ids, place, text = (0,), OneProcess(), Sampler.text
 
     def __init__(self, engine):
         self.engine, self.chat, self.timers, self.graded = engine, Letters(), PhaseTimers(), 0
