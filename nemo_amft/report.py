@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"nemo_amft: error: {error}", file=sys.stderr)
         return 2
     _warn_of_repeated_seeds(runs)
-    text = table(runs, columns(runs, args.target or default_target(runs)))
+    text = table(by_name(runs), columns(runs, args.target or default_target(runs)))
     print(text, end="")
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 Places are marked in the Markdown, in comments that readers do not see. Between such a line and the next <!-- end --> comes
 
-    <!-- table NAME -->        the study's table NAME (`tables` in its file)
+    <!-- table NAME -->        the study's table NAME (`tables` in its file), with a row for cells that were not run, too
     <!-- accuracy NAME -->     a picture of how accurate the table's cells are in the end, on all sets of problems
     <!-- mu NAME -->           a picture of the table's cells' mu over the steps
     <!-- cost -->              how many runs there were and how long they took
@@ -77,7 +77,7 @@ def filled(
             body = _cost(runs)
         elif name in known:
             shown = [column(title) for title in known[name].columns]
-            rows = [run for cell in known[name].cells for run in group(cell)]
+            rows = {cell: groups.get(cell, []) for cell in known[name].cells}
             body = tables.table(rows, shown) if kind == "table" else f"![{kind}, {name}]({_picture(where, kind, name)})\n"
         else:
             raise UserError(f"{where}: found the table {name!r}, expected one of {', '.join(known)}")
@@ -103,7 +103,7 @@ def _draw(text: str, runs: Sequence[Run], known: Mapping[str, Table], path: Path
 
     groups = tables.by_name(runs)
     for kind, name in (match[2].split() for match in BLOCK.finditer(text) if match[2] != "cost"):
-        shown = {cell: groups[cell] for cell in known[name].cells}
+        shown = {cell: groups[cell] for cell in known[name].cells if cell in groups}
         if kind == "accuracy":
             sets = dict.fromkeys(found for group in shown.values() for run in group for found in run.sets)
             accuracy = {found: {cell: [run.final(found) for run in group] for cell, group in shown.items()} for found in sets}

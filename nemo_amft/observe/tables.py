@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from nemo_amft.observe.runs import Run
 
@@ -38,12 +38,12 @@ def columns(runs: Sequence[Run], target: float, reference: str | None = None) ->
     return [every[0], *(column for column in every[1:] if any(column[1](run) is not None for run in runs))]
 
 
-def table(runs: Sequence[Run], chosen: Sequence[Column]) -> str:
-    """The Markdown table: a row a name, in the order given."""
+def table(groups: Mapping[str, Sequence[Run]], chosen: Sequence[Column]) -> str:
+    """The Markdown table: a row for each name with its runs, in the order given."""
     rows = [["run", "seeds", *(title for title, *_ in chosen)]]
-    for name, group in by_name(runs).items():
+    for name, group in groups.items():
         unfinished = sum(not run.finished for run in group)
-        label = f"{name} ({unfinished} unfinished)" if unfinished else name
+        label = f"{name} ({unfinished} unfinished)" if unfinished else name if group else f"{name} (not run)"
         rows.append([label, str(len(group)), *(cell(group, column) for column in chosen)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]

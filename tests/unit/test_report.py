@@ -118,7 +118,7 @@ cells: {amft: [], grpo: []}
 reference: amft
 target: 0.85
 tables:
-  ends: {cells: [grpo, amft], columns: [final accuracy, less amft, longer after warm-up, rollouts to 85%]}
+  ends: {cells: [grpo, ppo, amft], columns: [final accuracy, less amft, longer after warm-up, rollouts to 85%]}
 """
 DOCUMENT = """# A study
 <!-- cost -->
@@ -164,6 +164,7 @@ def test_a_document_is_filled_from_the_runs_and_again_without_a_change(document,
         "run": "grpo", "seeds": "2", "final accuracy": "70.0% ± 63.5%", "less amft": "+5.0 ± 0.0",
         "longer after warm-up": "0.0% ± 0.0%", "rollouts to 85%": "16 ± 0",
     }  # fmt: skip
+    assert (rows[1]["run"], rows[1]["seeds"], rows[1]["final accuracy"]) == ("ppo (not run)", "0", "-")
     assert "old" not in text
     assert {"![accuracy, ends](study/accuracy_ends.png)", "![mu, ends](study/mu_ends.png)"} <= set(lines)
     assert all((tmp_path / "study" / f"{name}_ends.png").stat().st_size > 0 for name in ("accuracy", "mu"))
