@@ -124,6 +124,6 @@ def _cost(runs: Sequence[Run]) -> str:
     steps = sum(r["phase"] == "train" for run in runs for r in run.records)
     rollouts = sum(r.get("data/samples") or 0.0 for run in runs for r in run.records)
     return (
-        f"{len(runs)} runs ({unfinished} unfinished), {steps:,} training steps and {rollouts:,.0f} rollouts in them, in "
-        f"{hours:.1f} hours of a process each.\n"
+        f"{len(runs)} runs ({unfinished} unfinished), with {steps:,} training steps and {rollouts:,.0f} rollouts in all, took "
+        f"{hours:.1f} hours of one process.\n"
     )

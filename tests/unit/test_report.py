@@ -155,7 +155,7 @@ def test_a_document_is_filled_from_the_runs_and_again_without_a_change(document,
     status, text, _ = document()
     assert status == 0
     lines = text.splitlines()
-    assert "4 runs (0 unfinished), 12 training steps and 96 rollouts in them, in 0.1 hours of a process each." in lines
+    assert "4 runs (0 unfinished), with 12 training steps and 96 rollouts in all, took 0.1 hours of one process." in lines
     # 65% and 75%: the standard error is 5%, and Student's t for one degree of freedom 12.706.
     assert "GRPO ends at <!--= grpo | final accuracy -->70.0% ± 63.5%<!--/-->." in lines
     rows = _rows("\n".join(line for line in lines if line.startswith("|")))
