@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (args.study is None) != (args.into is None):
             raise UserError("--into: found without --study or the other way round, expected both or neither")
         if args.into is not None:
+            if args.out is not None or args.target is not None:
+                raise UserError("--into: found with --out or --target, expected neither: the study's file has the target")
             from nemo_amft.study import read_study
 
             study = read_study(args.study)

@@ -39,7 +39,7 @@ from nemo_amft.observe.timers import PhaseTimers
 from nemo_amft.parallel import groups, platform
 from nemo_amft.parallel.groups import Place
 from nemo_amft.parallel.peak import device_peak
-from nemo_amft.tasks.base import Images, Task, evaluation_sets, images_of, judge_of
+from nemo_amft.tasks.base import TAKEN_NAMES, Images, Task, evaluation_sets, images_of, judge_of
 from nemo_amft.tasks.math.graders import BenchmarkVerifier, TaskOrBenchmark, for_grader
 from nemo_amft.tasks.rewards import RewardPool
 from nemo_amft.types import Example, RolloutEngine, UserError
@@ -88,7 +88,7 @@ def load_watched(config: Config, chat: ChatTemplate, taken: Mapping[str, object]
     sets = load_benchmarks(chosen, config.evaluation, mathematics(config))
     refuse_long_prompts(sets, chat.prompt_ids, config.data.max_prompt_tokens)
     leaked(config.data.train, sets, config.evaluation.check_training)
-    for name in sorted(sets.keys() & {"train", "validation", "test", "warmup", "meta", *taken}):
+    for name in sorted(sets.keys() & {*TAKEN_NAMES, *taken}):
         raise UserError(f"benchmarks.{name}: found the name {name!r}, expected one that no split has")
     return {
         name: [replace(example, answer=for_grader(problems.graders[0], example.answer)) for example in problems.examples]

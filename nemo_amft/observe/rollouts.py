@@ -38,9 +38,10 @@ class RolloutWriter:
                 "status": sample.verdict.status,
                 "finished": sample.finished,
                 "tokens": sample.num_tokens,
-                **({} if images is None else {"images": self._saved(group.example, images)}),
+                **({} if pictures is None else {"images": pictures}),
             }
             for group in groups
+            for pictures in [None if images is None else self._saved(group.example, images)]
             for sample in group.samples
         ]
         kept = rows if self.limit < 0 else rows[: self.limit]
@@ -48,13 +49,10 @@ class RolloutWriter:
         write_atomically(self.folder / f"{kind}_{step:06d}.jsonl", text)
 
     def _saved(self, example: Example, images: Images) -> list[str]:
-        """Names of an example's images under rollouts/, written there once."""
-        stem = example.id.replace("/", "_")
-        folder = self.folder / "images"
-        known = sorted(folder.glob(f"{stem}-*.png"))
-        if not known:
-            folder.mkdir(exist_ok=True)
-            for number, image in enumerate(images(example)):
-                known.append(folder / f"{stem}-{number:02d}.png")
-                image.save(known[-1])
-        return [str(path.relative_to(self.folder)) for path in known]
+        """Names of an example's images under rollouts/, in place of those of an earlier evaluation."""
+        (self.folder / "images").mkdir(exist_ok=True)
+        names = []
+        for number, image in enumerate(images(example)):
+            names.append(f"images/{example.id.replace('/', '_')}-{number:02d}.png")
+            image.save(self.folder / names[-1])
+        return names

@@ -46,7 +46,7 @@ def table(groups: Mapping[str, Sequence[Run]], chosen: Sequence[Column]) -> str:
         label = f"{name} ({unfinished} unfinished)" if unfinished else name if group else f"{name} (not run)"
         rows.append([label, str(len(group)), *(cell(group, column) for column in chosen)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines) + "\n"
 
@@ -110,6 +110,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def by_name(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs of each name, names in the order of their first run."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.name, []).append(run)

@@ -84,6 +84,10 @@ def judge_of(task: Task) -> Verifier | Environment:
     return task.environment() if hasattr(task, "environment") else task.verifier()
 
 
+TAKEN_NAMES = frozenset({"train", "validation", "test", "warmup", "meta"})
+"""Of splits and phases in metrics and rollouts/: no evaluation set may have one of them."""
+
+
 def images_of(task: Task, examples: Sequence[Example]) -> Images | None:
     """What draws or reads the images of `examples`, which are the task's; None where they have none."""
     draw = getattr(task, "images", None)
@@ -93,6 +97,6 @@ def images_of(task: Task, examples: Sequence[Example]) -> Images | None:
 def evaluation_sets(task: Task) -> dict[str, Sequence[Example]]:
     """The task's problems out of distribution; none where it has no such method. Raises UserError for a taken name."""
     found = task.evaluation_sets() if hasattr(task, "evaluation_sets") else {}
-    for name in sorted(found.keys() & {"train", "validation", "test", "warmup", "meta"}):
+    for name in sorted(found.keys() & TAKEN_NAMES):
         raise UserError(f"{type(task).__name__}.evaluation_sets: found the name {name!r}, expected one that no split has")
     return {name: examples for name, examples in found.items() if examples}
