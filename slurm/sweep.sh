@@ -57,11 +57,13 @@ if [[ ${1:-} == --study ]]; then
         lines=$(wc -l <"$list") first=1 wait=()
         if [[ $(head -n 1 "$list") == *"explicit_log_dir=$RUN_DIR/base" ]]; then
             # Every other run starts from the model that this one makes.
-            base=$(sbatch --parsable --array=1 "${options[@]}" "${BASH_SOURCE[0]}" -- "$@")
-            first=2 wait=(--dependency="afterok:${base%%;*}" --kill-on-invalid-dep=yes)
-            echo "base: job ${base%%;*}"
+            first=2 base=$(sbatch --parsable --array=1 "${options[@]}" "${BASH_SOURCE[0]}" -- "$@")
+            base=${base%%;*}
+            [[ -z $base ]] || wait=(--dependency="afterok:$base" --kill-on-invalid-dep=yes)
+            [[ -z $base ]] || echo "base: job $base"
         fi
         job=$(sbatch --parsable --array="$first-$lines" "${wait[@]}" "${options[@]}" "${BASH_SOURCE[0]}" -- "$@")
+        [[ -n $job ]] || exit 0   # --test-only
         job=${job%%;*}
         echo "$((lines - first + 1)) runs: job array $job"
         echo "report: job $(sbatch --parsable --dependency="afterany:$job" --kill-on-invalid-dep=yes "$AMFT_HOME/slurm/report.sh")"

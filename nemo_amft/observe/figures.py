@@ -6,9 +6,10 @@ Drawn on a `Figure` without pyplot, so that nothing here touches matplotlib's gl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -65,18 +66,14 @@ def comparison(runs: Mapping[str, Sequence[Sequence[Record]]], path: str | Path 
     `runs` holds the records of each run of a name; each name has a look of its own, and its runs are thin lines.
     """
     present = {name for group in runs.values() for records in group for record in records for name in record}
-    looks = dict(zip(runs, _cycle(len(runs)), strict=True))
 
     def panel(name: str, label: str, phase: str, smooth: bool) -> Callable[[Axes], None]:
         def draw(axes: Axes) -> None:
-            for run, group in runs.items():
-                for records, name_of_line in zip(group, [run, *[None] * len(group)], strict=False):
-                    steps, values = series(records, name, phase)
-                    values = smoothed(values, _width(values)) if smooth else values
-                    if not steps:
-                        continue
-                    marks = {"marker": "o", "ms": 4} if phase == "validation" else {}
-                    axes.plot(steps, values, lw=1.8 if len(group) == 1 else 1.0, label=name_of_line, **marks, **looks[run])
+            marks = {"marker": "o", "ms": 4} if phase == "validation" else {}
+            for records, look in _looks(runs):
+                steps, values = series(records, name, phase)
+                if steps:
+                    axes.plot(steps, smoothed(values, _width(values)) if smooth else values, **look, **marks)
             axes.set_ylabel(label)
             if phase == "validation":
                 axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -123,12 +120,10 @@ def ends(accuracy: Mapping[str, Mapping[str, Sequence[float | None]]], path: str
 
 def mu_of_runs(runs: Mapping[str, Sequence[Sequence[Record]]], path: str | Path | None) -> Figure:
     """mu over the steps, a line for each run; runs of a name look alike."""
-    looks = dict(zip(runs, _cycle(len(runs)), strict=True))
 
     def draw(axes: Axes) -> None:
-        for name, group in runs.items():
-            for records, label in zip(group, [name, *[None] * len(group)], strict=False):
-                axes.plot(*series(records, "mu"), lw=1.3, label=label, **looks[name])
+        for records, look in _looks(runs):
+            axes.plot(*series(records, "mu"), **look)
         axes.set_ylabel("µ (weight of SFT)")
         _legend(axes)
 
@@ -228,7 +223,13 @@ def _width(values: Sequence[float]) -> int:
     return max(5, len(values) // 20) | 1
 
 
-def _cycle(n: int) -> list[dict[str, str]]:
-    """Colours first, then the same ones dashed, dotted and so on."""
+def _looks(runs: Mapping[str, Sequence[Sequence[Record]]]) -> Iterator[tuple[Sequence[Record], dict[str, Any]]]:
+    """Each run's records and how to draw its line: runs of a name look alike, thinner than a lone one, and share a label.
+
+    Colours first, then the same ones dashed, dotted and so on.
+    """
     colours, strokes = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY), ("-", "--", ":", "-.")
-    return [{"color": colours[i % 6], "ls": strokes[i // 6 % 4]} for i in range(n)]
+    for i, (name, group) in enumerate(runs.items()):
+        look = {"color": colours[i % 6], "ls": strokes[i // 6 % 4], "lw": 1.8 if len(group) == 1 else 1.0}
+        for j, records in enumerate(group):
+            yield records, look | ({"label": name} if j == 0 else {})
