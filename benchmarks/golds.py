@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 
-from nemo_amft.data.schemas import GOLD_SEPARATOR
+from nemo_amft.data.golds import for_grader, split_golds
 from nemo_amft.evaluation.config import EvaluationConfig
 from nemo_amft.evaluation.problems import load_benchmark
-from nemo_amft.tasks.math.graders import BenchmarkVerifier, for_grader
+from nemo_amft.tasks.math.graders import BenchmarkVerifier
 from nemo_amft.tasks.math.task import MathConfig
 from nemo_amft.tasks.rewards import RewardPool
 
@@ -29,7 +29,7 @@ def main() -> None:
         for name, source in (argument.split("=", 1) for argument in args.benchmarks):
             problems = load_benchmark(name, source, EvaluationConfig(), MathConfig())
             for grader in problems.graders:
-                golds = [example.answer.split(GOLD_SEPARATOR) for example in problems.examples]
+                golds = [split_golds(example.answer) for example in problems.examples]
                 items = [
                     (for_grader(grader, example.answer), rf"The answer is \boxed{{{gold[0]}}}.", True)
                     for example, gold in zip(problems.examples, golds, strict=True)

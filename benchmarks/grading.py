@@ -17,7 +17,8 @@ from collections.abc import Callable
 import psutil
 from common import write_result
 
-from nemo_amft.tasks.math.graders import BenchmarkVerifier, for_grader
+from nemo_amft.data.golds import for_grader
+from nemo_amft.tasks.math.graders import BenchmarkVerifier
 from nemo_amft.tasks.rewards import RewardPool
 
 RESPONSES = 8

@@ -19,6 +19,7 @@ from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import validate
 from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.data.filtering import drop_long_prompts, refuse_truncation
+from nemo_amft.data.golds import for_grader
 from nemo_amft.data.streams import ExampleStream
 from nemo_amft.evaluation.leakage import leaked
 from nemo_amft.evaluation.problems import load_benchmarks, wanted
@@ -40,7 +41,7 @@ from nemo_amft.parallel import groups, platform
 from nemo_amft.parallel.groups import Place
 from nemo_amft.parallel.peak import device_peak
 from nemo_amft.tasks.base import TAKEN_NAMES, Images, Task, evaluation_sets, images_of, judge_of
-from nemo_amft.tasks.math.graders import BenchmarkVerifier, TaskOrBenchmark, for_grader
+from nemo_amft.tasks.math.graders import BenchmarkVerifier, TaskOrBenchmark
 from nemo_amft.tasks.rewards import RewardPool
 from nemo_amft.types import Example, RolloutEngine, UserError
 

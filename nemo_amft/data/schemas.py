@@ -8,14 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nemo_amft.data.golds import MARKS, join_golds
+
 PROMPT_ROLES = ("system", "user", "assistant")
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")
 """GSM8K's calculator annotations, such as <<48/2=24>>: made for a tool, not for a reader."""
-
-
-GOLD_SEPARATOR = "\x1e"
-"""Between several gold answers in one text, any of which is right: ASCII's record separator, which no answer holds."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -120,7 +118,7 @@ def olympiad(row: Mapping[str, Any]) -> Problem:
     golds = row.get("final_answer", ABSENT)
     if not isinstance(golds, list) or not golds:
         raise RowError("final_answer", golds, "a non-empty list of answers")
-    answer = GOLD_SEPARATOR.join(_answer(gold, f"final_answer[{i}]") for i, gold in enumerate(golds))
+    answer = join_golds([_answer(gold, f"final_answer[{i}]") for i, gold in enumerate(golds)])
     return Problem(({"role": "user", "content": _text(row.get("question", ABSENT), "question")},), answer, None, "")
 
 
@@ -220,7 +218,10 @@ def _answer(value: Any, key: str) -> str:
     """Numbers are taken as they print, as some sets store integer answers as such."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    return _text(value, key, expected="a non-empty text or a number")
+    answer = _text(value, key, expected="a non-empty text or a number")
+    if MARKS & set(answer):
+        raise RowError(key, answer, "an answer without the characters U+001E and U+001F")
+    return answer
 
 
 def _optional_text(row: Mapping[str, Any], key: str) -> str | None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_amft.config.schema import Config
-from nemo_amft.data.schemas import GOLD_SEPARATOR
+from nemo_amft.data.golds import for_grader, split_golds
 from nemo_amft.evaluation import results
 from nemo_amft.evaluation.answers import Answers, Place, chunks
 from nemo_amft.evaluation.problems import ProblemSet
 from nemo_amft.rollout.seeds import sample_seed
-from nemo_amft.tasks.math.graders import BenchmarkVerifier, for_grader
+from nemo_amft.tasks.math.graders import BenchmarkVerifier
 from nemo_amft.tasks.math.task import MathConfig
 from nemo_amft.types import Example, Request, SamplingParams, UserError, Verdict
 
@@ -116,7 +116,7 @@ class BenchmarkRun:
         return [
             {
                 "id": example.id, "index": index, "sample": sample, "key": problems.keys[index], "seed": seed,
-                "prompt": example.messages[-1]["content"], "gold": example.answer.split(GOLD_SEPARATOR), "response": text,
+                "prompt": example.messages[-1]["content"], "gold": split_golds(example.answer), "response": text,
                 "finished": completion.finished, "tokens": len(completion.token_ids), "verdicts": verdict,
             }
             for (index, sample), seed, example, completion, text, verdict in zip(

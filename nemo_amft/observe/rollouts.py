@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nemo_amft.data.golds import readable
 from nemo_amft.observe.files import write_atomically
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class RolloutWriter:
                 "id": group.example.id,
                 "prompt": group.example.messages[-1]["content"],
                 "response": sample.text,
-                "answer": group.example.answer,
+                "answer": readable(group.example.answer),
                 "reward": sample.verdict.reward,
                 "correct": sample.verdict.correct,
                 "status": sample.verdict.status,

@@ -42,6 +42,7 @@ def test_benchmarks_are_evaluated_on_the_way_by_the_graders_they_name(tmp_path):
     assert all(row["response"] == r"\boxed{B}" for row in drawn)
     share = sum("B) x" in row["prompt"] for row in drawn) / 16
     assert 0 < share < 1
+    assert {row["answer"] for row in drawn} == {"A", "B"}  # the letter alone, without the grader's name
     records = [record for record in read_metrics(tmp_path / "run") if record["phase"] == "validation"]
     # Steps 0 and 3 are the ends, 2 is asked for.
     assert {r["step"]: r.get("letters/accuracy") for r in records} == {0: share, 1: None, 2: share, 3: share}

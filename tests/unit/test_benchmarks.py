@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nemo_amft.config.load import load
 from nemo_amft.data import schemas
-from nemo_amft.data.schemas import CHOICE_INSTRUCTION, GOLD_SEPARATOR, RowError
+from nemo_amft.data.schemas import CHOICE_INSTRUCTION, RowError
 from nemo_amft.evaluate import completed
 from nemo_amft.evaluation.config import EvaluationConfig
 from nemo_amft.evaluation.leakage import leaked
@@ -27,7 +27,7 @@ PLAIN = MathConfig(thinking=False, system_prompt="Think.")
 ROWS = {
     "problem": ({"problem": "What is 1 + 1?", "answer": 2.0, "solution": "Count."}, "2.0"),
     "plain": ({"question": "What is 1 + 1?", "answer": "2"}, "2"),
-    "olympiad": ({"question": "Roots?", "final_answer": ["$1$", "$-1$"], "unit": None}, f"$1${GOLD_SEPARATOR}$-1$"),
+    "olympiad": ({"question": "Roots?", "final_answer": ["$1$", "$-1$"], "unit": None}, "$1$\x1e$-1$"),
     "gsm8k": ({"question": "What is 1 + 1?", "answer": "Add: <<1+1=2>>2\n#### 2"}, "2"),
 }
 CHOICES = {
@@ -114,9 +114,17 @@ def test_a_bad_row_is_named(schema, change, message):
     assert str(raised.value) == message
 
 
-def test_an_empty_list_of_golds_is_refused():
-    with pytest.raises(RowError, match="final_answer: found \\[\\], expected a non-empty list of answers"):
-        schemas.olympiad({"question": "?", "final_answer": []})
+@pytest.mark.parametrize(
+    ("golds", "message"),
+    [
+        ([], "final_answer: found [], expected a non-empty list of answers"),
+        (["1", "2\x1e3"], "final_answer[1]: found '2\\x1e3', expected an answer without the characters U+001E and U+001F"),
+    ],
+)
+def test_golds_that_cannot_be_told_apart_are_refused(golds, message):
+    with pytest.raises(RowError) as raised:
+        schemas.olympiad({"question": "?", "final_answer": golds})
+    assert str(raised.value) == message
 
 
 # ---- the registry

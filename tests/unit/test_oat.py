@@ -10,12 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nemo_amft.config.schema import DataConfig
+from nemo_amft.data.golds import for_grader, join_golds, readable, split_golds
 from nemo_amft.tasks.math import MathConfig, MathTask
 from nemo_amft.tasks.math.boxed import last_boxed
 from nemo_amft.tasks.math.choice import ChoiceVerifier, label
 from nemo_amft.tasks.math.expression import differ, read, same_value
-from nemo_amft.tasks.math.golds import join_golds, split_golds
-from nemo_amft.tasks.math.graders import BenchmarkVerifier, for_grader
+from nemo_amft.tasks.math.graders import BenchmarkVerifier
 from nemo_amft.tasks.math.normalise import normalise
 from nemo_amft.tasks.math.oat import OatVerifier, agrees, elements, repeated_share
 from nemo_amft.tasks.math.verifier import MathVerifier
@@ -129,6 +129,7 @@ def test_only_the_end_of_finished_thoughts_is_graded():
 def test_any_of_several_golds_will_do():
     golds = join_golds(["1", r"\frac{1}{2}", "x+1"])
     assert split_golds(golds) == ["1", r"\frac{1}{2}", "x+1"]
+    assert readable(for_grader("oat", golds)) == r"1 or \frac{1}{2} or x+1"
     for grader in (OAT, MathVerifier(thinking=False)):
         assert [grader(golds, rf"\boxed{{{a}}}", True).correct for a in ("1", "0.5", "1+x", "2")] == [True, True, True, False]
 

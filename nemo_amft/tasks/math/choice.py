@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from nemo_amft.data.golds import split_golds
 from nemo_amft.tasks.math.boxed import last_boxed
-from nemo_amft.tasks.math.golds import split_golds
 from nemo_amft.tasks.math.normalise import normalise
 from nemo_amft.tasks.math.verifier import final_part
 from nemo_amft.types import Verdict

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nemo_amft.data.golds import split_grader
 from nemo_amft.tasks.math.choice import ChoiceVerifier
 from nemo_amft.tasks.math.oat import OatVerifier
 from nemo_amft.tasks.math.verifier import MathVerifier
@@ -13,17 +14,10 @@ from nemo_amft.types import Verdict
 if TYPE_CHECKING:
     from nemo_amft.tasks.base import Verifier
 
-_MARK = "\x1f"
-
-
-def for_grader(grader: str, answer: str) -> str:
-    """`answer` with the name of who is to grade it: "math_verify", "oat" or "choice"."""
-    return f"{grader}{_MARK}{answer}"
-
 
 @dataclass(frozen=True)
 class BenchmarkVerifier:
-    """Grades by the grader that the answer names (`for_grader`)."""
+    """Grades by the grader that the answer names (data/golds.py, `for_grader`)."""
 
     thinking: bool
     """As MathVerifier's."""
@@ -35,7 +29,7 @@ class BenchmarkVerifier:
 
     def __call__(self, answer: str, response: str, finished: bool) -> Verdict:
         """See Verifier."""
-        grader, _, gold = answer.partition(_MARK)
+        grader, gold = split_grader(answer)
         return self._graders[grader](gold, response, finished)
 
 
@@ -48,4 +42,4 @@ class TaskOrBenchmark:
 
     def __call__(self, answer: str, response: str, finished: bool) -> Verdict:
         """See Verifier."""
-        return (self.benchmarks if _MARK in answer else self.task)(answer, response, finished)
+        return (self.benchmarks if split_grader(answer)[0] else self.task)(answer, response, finished)

@@ -7,9 +7,9 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from nemo_amft.data.golds import split_golds
 from nemo_amft.tasks.math.boxed import last_boxed
 from nemo_amft.tasks.math.expression import differ, same_value
-from nemo_amft.tasks.math.golds import split_golds
 from nemo_amft.tasks.math.normalise import normalise
 from nemo_amft.tasks.math.verifier import final_part, parse_gold
 from nemo_amft.types import Verdict

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_amft.tasks.math.golds import split_golds
+from nemo_amft.data.golds import split_golds
 from nemo_amft.types import Verdict
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
