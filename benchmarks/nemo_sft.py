@@ -19,7 +19,7 @@ def main() -> None:
     from transformers import AutoConfig
 
     from nemo_amft.algorithms.methods.base import Demonstration, sft_term
-    from nemo_amft.algorithms.update import share_of, update_policy
+    from nemo_amft.algorithms.update import update_policy
     from nemo_amft.config.schema import ModelConfig, OptimConfig
     from nemo_amft.models.builder import build_policy
     from nemo_amft.models.hub_weights import load_hub_weights
@@ -54,7 +54,7 @@ def main() -> None:
         batch = next(batches)
         set_schedule(schedule, 0)
         term = sft_term(batch)
-        term.batch = term.batch.select(share_of(term.batch, place.data_rank, place.data_size))
+        term.batch = term.batch.share(place)
         update_policy(policy, [term], lambda _: {}, timers, temperature=1.0)
         policy.gather_parameters()
         tokens = sum(len(d.sequence.tokens) for d in batch)

@@ -14,7 +14,7 @@ import torch
 from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from nemo_amft.algorithms.methods.base import Demonstration, Term, sft_term
-from nemo_amft.algorithms.update import share_of, update_policy
+from nemo_amft.algorithms.update import update_policy
 from nemo_amft.config.architecture import from_hub
 from nemo_amft.config.schema import ModelConfig, OptimConfig
 from nemo_amft.models.builder import build_policy
@@ -95,7 +95,7 @@ def demonstration_term(drawn: Sequence[TokenSequence]) -> Term:
 
 def own_share(term: Term, place: Place) -> Term:
     """The part of a term that this data-parallel rank computes."""
-    return replace(term, batch=term.batch.select(share_of(term.batch, place.data_rank, place.data_size)))
+    return replace(term, batch=term.batch.share(place))
 
 
 def schedule_of(policy: Policy) -> Any:

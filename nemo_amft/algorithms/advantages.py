@@ -14,9 +14,11 @@ def group_advantages(rewards: Sequence[float], how: str) -> list[float]:
     grpo: (r - mean) / (std + 1e-6), the sample standard deviation (arXiv 2402.03300, section 4.1.2); all equal rewards give 0.
     dr_grpo: r - mean (arXiv 2503.20783). rloo: r - mean of the other responses (arXiv 2402.14740).
     """
-    r = torch.tensor(rewards, dtype=torch.float64)
     if how == "rloo":
         return leave_one_out(rewards)
+    if _all_equal(rewards):
+        return [0.0] * len(rewards)
+    r = torch.tensor(rewards, dtype=torch.float64)
     centred = r - r.mean()
     if how == "grpo":
         centred = centred / (r.std() + 1e-6) if len(r) > 1 else centred
@@ -30,7 +32,13 @@ def leave_one_out(rewards: Sequence[float]) -> list[float]:
     n, total = len(rewards), sum(rewards)
     if n < 2:
         raise ValueError("a leave-one-out baseline needs at least 2 responses a prompt")
-    return [r - (total - r) / (n - 1) for r in rewards]
+    return [0.0] * n if _all_equal(rewards) else [r - (total - r) / (n - 1) for r in rewards]
+
+
+def _all_equal(rewards: Sequence[float]) -> bool:
+    """Such a group says nothing. Its differences are rounding errors, which a normalised meta-gradient would take for a
+    direction."""
+    return min(rewards) == max(rewards)
 
 
 def gae(rewards_T: Tensor, values_T: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,8 @@ from nemo_amft.parallel.reductions import mean_and_std, means
 def add_gae(share: Batch, critic: Critic, term: Term) -> None:
     """Put `old_value`, `returns` and `advantage` per token into this rank's share, by GAE over the response's tokens.
 
-    The response's reward arrives with its last token. Advantages are whitened over the global batch where the method says so.
+    The response's reward arrives with its last token. Advantages are whitened over the update's global batch where the method
+    says so.
     """
     assert term.rl is not None
     values = critic.values(share)

@@ -23,7 +23,7 @@ from nemo_amft.algorithms.meta_gradient import (
     through_clipping,
 )
 from nemo_amft.algorithms.methods.base import Group
-from nemo_amft.algorithms.update import UpdateResult, share_of
+from nemo_amft.algorithms.update import UpdateResult
 from nemo_amft.data.batching import Batch
 from nemo_amft.models.policy import Policy
 from nemo_amft.parallel import platform
@@ -90,7 +90,7 @@ class MetaUpdate:
         samples = [sample for group in groups for sample in group.samples]
         advantage = [a for group in groups for a in leave_one_out(group.rewards)]
         batch = Batch.whole([s.sequence for s in samples], advantage=advantage)
-        share = batch.select(share_of(batch, self.policy.place.data_rank, self.policy.place.data_size))
+        share = batch.share(self.policy.place)
         self.policy.zero_gradients()
         self.policy.accumulate_term(share, UtilityLoss(), 1.0, temperature=temperature, last=True)
         self.policy.finish_gradients()

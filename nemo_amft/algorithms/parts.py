@@ -72,6 +72,6 @@ class Progression:
     seconds: float = 0.0
     """Wall time from the models being built, over all processes of the run."""
     skipped_updates: int = 0
-    """Updates whose gradient was not finite."""
+    """Steps with an update whose gradient was not finite."""
     generated_tokens: int = 0
     trained_tokens: int = 0

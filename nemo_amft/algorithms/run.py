@@ -31,6 +31,7 @@ from nemo_amft.observe.metrics import read_metrics
 from nemo_amft.observe.progress import final_table
 from nemo_amft.observe.summary import write_summary
 from nemo_amft.parallel import failures, groups, platform, random_state, signals
+from nemo_amft.parallel.reductions import all_agree
 from nemo_amft.planning import batch_table
 from nemo_amft.types import UserError
 
@@ -177,7 +178,7 @@ class Run:
             else {"direction": kept.direction, "learning_rate": kept.learning_rate, "step": kept.step},
         }
         with p.timers("checkpoint"):
-            state = self.trainer.state_dict() | {"layout": layout(p.place)}
+            state = self.trainer.state_dict() | {"layout": layout(p.place, p.policy)}
             ticks = self.trainer.progress.warmup_step + self.trainer.progress.step
             self.checkpoints.save(ticks, self.models, state, rank_state)
 
@@ -215,7 +216,8 @@ class Run:
         shapes = [parameter.shape for parameter in self.parts.policy.main_parameters()]
         if kept is None or self.trainer.meta is None:
             return
-        if [d.shape for d in kept["direction"]] != shapes:
+        fits = [d.shape for d in kept["direction"]] == shapes
+        if not all_agree(fits):  # the ranks must go the same way: a meta-update is collective
             self.parts.progress.message("the optimiser's shards differ from the checkpoint's: the kept difference is lost")
             return
         direction = [d.to(platform.device()) for d in kept["direction"]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING
 
 import torch.distributed as dist
@@ -44,6 +45,8 @@ class Sampler:
     """The task has an environment in place of a verifier."""
     images: Images | None = None
     """The images of an example, of a task that shows some: the first comes with the prompt."""
+    _statuses: Counter[str] = field(default_factory=Counter)
+    """Of the verdicts since `failures` was last asked."""
 
     def roll_out(
         self,
@@ -102,8 +105,9 @@ class Sampler:
         """See `Tools`."""
         if example.demonstration is None:
             return None
+        truncated = self.chat.num_truncated
         sequence = self.chat.demonstration(example)
-        return Demonstration(example, sequence, sequence.tokens[-1] == self.chat.eos_token_id)
+        return Demonstration(example, sequence, finished=self.chat.num_truncated == truncated)
 
     def encode(self, text: str) -> list[int]:
         """See `Tools`."""
@@ -118,7 +122,15 @@ class Sampler:
         assert not any(isinstance(turns, str) for turns in responses), "a sequence of responses for each example"
         shown = [list(turns) if self.several_turns else turns[-1] for turns in responses]
         with self.timers("reward"):
-            return self._grade([example.answer for example in examples], shown, finished)
+            verdicts = self._grade([example.answer for example in examples], shown, finished)
+        self._statuses.update(verdict.status for verdict in verdicts)
+        return verdicts
+
+    def failures(self) -> dict[str, float]:
+        """How often grading failed since the last call, whatever was graded: rollouts, demonstrations, a meta-update's
+        rollouts. Nothing where nothing was graded."""
+        found, self._statuses = self._statuses, Counter()
+        return {f"reward/{status}": float(found[status]) for status in ("timeout", "error")} if found else {}
 
     def _prompt(self, example: Example) -> tuple[int, ...]:
         shown = 0 if self.images is None else 1
@@ -147,7 +159,7 @@ class Sampler:
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """What a batch of rollouts looks like: rewards, failures of grading, lengths. Nothing of no rollouts."""
+    """What a batch of rollouts looks like: rewards, lengths. Nothing of no rollouts."""
     if not groups:
         return {}
     samples = [sample for group in groups for sample in group.samples]
@@ -156,8 +168,6 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     return {
         "reward/mean": sum(s.verdict.reward for s in samples) / n,
         "reward/correct": sum(s.verdict.correct for s in samples) / n,
-        "reward/timeout": float(sum(s.verdict.status == "timeout" for s in samples)),
-        "reward/error": float(sum(s.verdict.status == "error" for s in samples)),
         "reward/groups_all_correct": sum(x == 1.0 for x in solved) / max(len(solved), 1),
         "reward/groups_none_correct": sum(x == 0.0 for x in solved) / max(len(solved), 1),
         "response_length/mean": sum(s.num_tokens for s in samples) / n,

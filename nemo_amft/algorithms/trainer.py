@@ -25,7 +25,7 @@ from nemo_amft.algorithms.meta_update import MetaUpdate
 from nemo_amft.algorithms.methods.base import Demonstration, Group, Term
 from nemo_amft.algorithms.parts import Parts, Progression
 from nemo_amft.algorithms.sampling import rollout_metrics
-from nemo_amft.algorithms.update import UpdateResult, share_of, update_policy
+from nemo_amft.algorithms.update import UpdateResult, update_policy
 from nemo_amft.data.batching import Batch
 from nemo_amft.models.trainable import set_schedule
 from nemo_amft.observe import start_up
@@ -82,7 +82,7 @@ class Trainer:
         prompts = p.method.prompts(t, p.streams["prompts"].take(c.data.prompts_per_step))
         groups, meta_groups = self._rollouts(t, prompts)
         terms = p.method.compose(t, groups, demonstrations)
-        metrics = rollout_metrics(groups) | p.method.metrics()
+        metrics = rollout_metrics(groups) | p.sampler.failures() | p.method.metrics()
         metrics["demonstrations/truncated"] = float(p.sampler.chat.num_truncated - truncated)
         meta = self._meta_gradient(t, meta_groups, metrics)
         learning_rate = set_schedule(self.schedule, t)
@@ -103,7 +103,7 @@ class Trainer:
         self.sync()
         p.rollout_log.write(t, groups)
         metrics |= {"grad_norm/total": grad_norm, "learning_rate": learning_rate}
-        if p.controller.entropy_metric in metrics:
+        if p.controller.entropy_metric in metrics and not (p.controller.first_term == "sft" and p.method.imitates_a_choice):
             metrics["entropy"] = metrics[p.controller.entropy_metric]
         if self.progress.target_entropy is not None:
             metrics["entropy/target"] = self.progress.target_entropy
@@ -181,15 +181,14 @@ class Trainer:
             return mean_of([update_critic(term.batch, p.critic, loss) for term in terms])
 
     def count_skipped(self, grad_norm: float, metrics: dict[str, float]) -> None:
-        """Count updates whose gradient was not finite and so changed nothing, and give up after several in a row."""
+        """Count a step one of whose updates had a gradient that is not finite, and so changed nothing; give up after several in
+        a row."""
         finite = all(math.isfinite(x) for x in (grad_norm, metrics.get("grad_norm/value", 0.0)))
         self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
         self.progress.skipped_updates += not finite
         metrics["optimizer/skipped"] = float(self.progress.skipped_updates)
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise RuntimeError(
-                f"{MAX_SKIPPED_IN_A_ROW} updates in a row had a gradient that is not finite: the run has diverged"
-            )
+            raise RuntimeError(f"{MAX_SKIPPED_IN_A_ROW} steps in a row had a gradient that is not finite: the run has diverged")
 
     # --- meta-gradient ----------------------------------------------------------------------------------------------------
 
@@ -242,8 +241,7 @@ class Trainer:
         )
 
     def share(self, term: Term) -> Term:
-        indices = share_of(term.batch, self.parts.place.data_rank, self.parts.place.data_size)
-        return replace(term, batch=term.batch.select(indices))
+        return replace(term, batch=term.batch.share(self.parts.place))
 
     def sync(self) -> None:
         """The policy is theta_t now: the engine is to have it when it wakes next. The first two times, check at once that it
@@ -303,9 +301,13 @@ class Trainer:
 
     def throughput(self, groups: list[Group], terms: list[Term], meta_groups: list[Group]) -> dict[str, float]:
         """Count the work of a step; `terms` are whole ones. Returns its rates."""
-        self.progress.generated_tokens += sum(s.num_tokens for g in (*groups, *meta_groups) for s in g.samples)
-        self.progress.trained_tokens += sum(len(s.tokens) for term in terms for s in term.batch.sequences)
+        self.count_tokens([*groups, *meta_groups], terms)
         return self.parts.throughput.step(groups, terms, meta_groups)
+
+    def count_tokens(self, groups: list[Group], terms: list[Term]) -> None:
+        """Add to the run's totals."""
+        self.progress.generated_tokens += sum(s.num_tokens for g in groups for s in g.samples)
+        self.progress.trained_tokens += sum(len(s.tokens) for term in terms for s in term.batch.sequences)
 
     def log(self, phase: str, step: int, metrics: dict[str, float], shown: int | None = None) -> None:
         """One record, and the progress line (`shown`: the step within its phase, where it counts otherwise)."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 from nemo_amft.algorithms.meta_gradient import InnerProduct, Shards, split_gradients
 from nemo_amft.algorithms.methods.base import Term
-from nemo_amft.data.batching import Batch, balanced_shares
 from nemo_amft.models.policy import Policy
 from nemo_amft.observe.timers import PhaseTimers
 from nemo_amft.parallel.reductions import means
@@ -30,11 +29,6 @@ class UpdateResult:
     clipped: Shards | None = None
     """The gradient the optimiser took; valid until the buffer is emptied."""
     grad_norm: float = 0.0
-
-
-def share_of(batch: Batch, rank: int, ranks: int) -> list[int]:
-    """Which of the batch's sequences this data-parallel rank computes."""
-    return balanced_shares([len(s.tokens) for s in batch.sequences], ranks)[rank]
 
 
 def update_policy(

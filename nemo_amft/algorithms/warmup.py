@@ -10,7 +10,7 @@ import torch
 from nemo_amft.algorithms.methods.base import sft_term
 from nemo_amft.algorithms.sampling import rollout_metrics
 from nemo_amft.algorithms.trainer import Trainer
-from nemo_amft.algorithms.update import share_of, update_policy
+from nemo_amft.algorithms.update import update_policy
 from nemo_amft.algorithms.warmup_selection import WarmUpSelection
 from nemo_amft.data.batching import Batch
 from nemo_amft.models.trainable import ForwardModel, set_schedule
@@ -63,7 +63,7 @@ def target_entropy(trainer: Trainer) -> float:
         with trainer.awake():
             groups = trainer.roll_out("target_entropy", 0, p.data.prompts[: n * c.data.prompts_per_step], 1)
         batch, temperature = Batch.whole([s.sequence for g in groups for s in g.samples]), c.rollout.temperature
-    share = batch.select(share_of(batch, p.place.data_rank, p.place.data_size))
+    share = batch.share(p.place)
     values = p.policy.entropies(share, temperature=temperature)
     mean, _ = mean_and_std([v[torch.tensor(s.trained)] for v, s in zip(values, share.sequences, strict=True)])
     if not math.isfinite(mean):
@@ -83,7 +83,10 @@ def _warm_up_critic(trainer: Trainer) -> None:
             prompts = p.streams["prompts"].take(c.data.prompts_per_step)
             groups = trainer.roll_out("critic", i, prompts, c.data.samples_per_prompt)
         terms = [term for term in p.method.compose(0, groups, []) if "value" in term.needs]
-        metrics = rollout_metrics(groups) | trainer.update_critic([[trainer.ready(trainer.share(term)) for term in terms]])
+        metrics = rollout_metrics(groups) | p.sampler.failures()
+        metrics |= trainer.update_critic([[trainer.ready(trainer.share(term)) for term in terms]])
+        trainer.count_skipped(0.0, metrics)
+        trainer.count_tokens(groups, terms)
         metrics["data/samples"] = float(sum(len(group.samples) for group in groups))
         trainer.log("warmup", c.warmup.steps + i, metrics, i)
 

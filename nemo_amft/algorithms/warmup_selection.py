@@ -56,7 +56,7 @@ class WarmUpSelection:
         if metrics["validation/accuracy"] >= accuracy.get("selected/validation", 0.0):
             accuracy |= {"selected/validation": metrics["validation/accuracy"], "selected/step": float(steps)}
             p.policy.gather_parameters()
-            self.store.save(steps, {"policy": p.policy}, {"layout": layout(p.place)}, {})
+            self.store.save(steps, {"policy": p.policy}, {"layout": layout(p.place, p.policy)}, {})
         return metrics
 
     def hand_over(self) -> None:

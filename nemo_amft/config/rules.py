@@ -199,6 +199,11 @@ def _rollout(config: Config) -> Iterator[str]:
             f"rollout.tensor_model_parallel_size: found {rollout.tensor_model_parallel_size}, "
             f"expected a divisor of the job's {world} processes"
         )
+    if (rollout.top_p < 1 or rollout.top_k > 0) and rollout.temperature != 1.0:
+        yield (
+            f"rollout.temperature: found {rollout.temperature} with rollout.top_p {rollout.top_p} and rollout.top_k "
+            f"{rollout.top_k}, expected 1: where these cut, log-probs to compare the policy's with are those of temperature 1"
+        )
     cap = lookup(config, "method.rl.importance_cap")
     if cap is not None and (rollout.top_p < 1 or rollout.top_k > 0):
         key, value = ("top_p", rollout.top_p) if rollout.top_p < 1 else ("top_k", rollout.top_k)
@@ -246,6 +251,12 @@ def _controller(config: Config) -> Iterator[str]:
     low, start, high = (lookup(config, f"controller.mu_{name}") for name in ("min", "init", "max"))
     if None not in (low, start, high) and not low <= start <= high:
         yield f"controller.mu_init: found {start}, expected from mu_min {low} to mu_max {high}"
+    learned = lookup(config, "controller.meta_gradient") is not None
+    if learned and not getattr(config.method.cls, "has_both_terms", True):
+        yield (
+            f"controller: found {config.controller.cls.__name__}, expected controller=fixed: {config.method.cls.__name__} does "
+            "not weigh L_SFT against L_RL in each step, so there is no mu to learn"
+        )
 
 
 def _files(config: Config) -> Iterator[str]:

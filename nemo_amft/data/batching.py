@@ -5,11 +5,15 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
 from nemo_amft.data.packing import Packing, pack, padded_lengths
 from nemo_amft.types import TokenSequence
+
+if TYPE_CHECKING:
+    from nemo_amft.parallel.groups import Place
 
 
 @dataclass
@@ -46,6 +50,10 @@ class Batch:
             {name: [values[i] for i in indices] for name, values in self.per_token.items()},
             {name: [values[i] for i in indices] for name, values in self.per_sequence.items()},
         )
+
+    def share(self, place: Place) -> Batch:
+        """What this data-parallel rank computes of it: nearly equal tokens for each."""
+        return self.select(balanced_shares([len(s.tokens) for s in self.sequences], place.data_size)[place.data_rank])
 
 
 def balanced_shares(lengths: Sequence[int], shares: int) -> list[list[int]]:

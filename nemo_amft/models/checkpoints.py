@@ -96,7 +96,7 @@ class Checkpoints:
                     model.optimizer.load_state_dict(state["optimizer"])
         trainer = json.loads((path / "trainer.json").read_text())
         file = path / "ranks" / f"{self.place.rank:05d}.pt"
-        same = trainer["layout"] == layout(self.place) and file.exists()
+        same = trainer["layout"] == layout(self.place, models["policy"]) and file.exists()
         rank_state = torch.load(file, weights_only=True, map_location="cpu") if same else None
         dist.barrier()
         return trainer, rank_state
@@ -112,9 +112,12 @@ class Checkpoints:
         return {name: entry for part in everyone for name, entry in part.items()}
 
 
-def layout(place: Place) -> dict[str, int]:
-    """What must agree for a rank's own state to mean the same."""
-    return {"world": place.world_size, "tensor": place.tensor_size, "pipeline": place.pipeline_size, "data": place.data_size}
+def layout(place: Place, policy: ForwardModel) -> dict[str, int]:
+    """What must agree for a rank's own state to mean the same. `chunks`: with an interleaved pipeline a rank has several."""
+    return {
+        "world": place.world_size, "tensor": place.tensor_size, "pipeline": place.pipeline_size,
+        "chunks": len(policy.chunks), "data": place.data_size,
+    }  # fmt: skip
 
 
 def _sharded(model: ForwardModel, loading: bool) -> dict[str, Any]:

@@ -53,6 +53,13 @@ def broadcast_from_last_stage(values: list[torch.Tensor], shapes: Sequence[int],
     return list(flat.cpu().split(list(shapes)))
 
 
+def all_agree(mine: bool) -> bool:
+    """Whether every rank says so: for a decision that collectives hang on."""
+    votes = torch.tensor(int(mine), device=platform.device())
+    dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+    return bool(votes.item())
+
+
 def mean_and_std(values: Sequence[torch.Tensor]) -> tuple[float, float]:
     """Mean and standard deviation over all elements of all data-parallel ranks, in float64."""
     flat = torch.cat([v.double().reshape(-1) for v in values]) if values else torch.zeros(0, dtype=torch.float64)

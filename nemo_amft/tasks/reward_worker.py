@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import pickle
 import resource
@@ -60,6 +61,8 @@ def judge(verifier: Callable[..., Verdict], answer: str, response: str | list[st
     """The verifier's verdict, or "error" with what it raised, sys.exit included."""
     try:
         verdict = verifier(answer, response, finished)
+        if not math.isfinite(verdict.reward):  # one of them would make the whole batch's advantages NaN
+            raise ValueError(f"the reward is {verdict.reward}, expected a finite number")
         return Verdict(
             float(verdict.reward),
             bool(verdict.correct),

@@ -12,7 +12,7 @@ from nemo_amft.algorithms.critic_step import add_gae, update_critic
 from nemo_amft.algorithms.losses import ValueLoss
 from nemo_amft.algorithms.meta_update import MetaUpdate
 from nemo_amft.algorithms.methods.base import Demonstration, Group, RLConfig, Sample, Term, rl_term, sft_term
-from nemo_amft.algorithms.update import share_of, update_policy
+from nemo_amft.algorithms.update import update_policy
 from nemo_amft.config.load import load
 from nemo_amft.config.schema import Config
 from nemo_amft.models.builder import build_critic, build_policy
@@ -62,7 +62,7 @@ def hold(config: Config, allocations: bool = False) -> Held:
         policy = Policy(build_policy(hub, model, precision), model, config.optim, precision, place)
         critic = Critic(build_critic(hub, model, precision), model, config.critic.optim, precision, place)
     weights = held_addresses()
-    sft, rl = (replace(t, batch=t.batch.select(share_of(t.batch, place.data_rank, place.data_size))) for t in _terms(config))
+    sft, rl = (replace(t, batch=t.batch.share(place)) for t in _terms(config))
     add_gae(rl.batch, critic, rl)
     meta = MetaUpdate(policy, MetaGradientConfig())
     with saved_bytes(weights) as by_policy:

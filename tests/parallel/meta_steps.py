@@ -15,7 +15,7 @@ from nemo_amft.algorithms.losses import ValueLoss
 from nemo_amft.algorithms.meta_gradient import KeptDifference
 from nemo_amft.algorithms.meta_update import MetaUpdate
 from nemo_amft.algorithms.methods.base import Demonstration, Group, RLConfig, Sample, Term, rl_term, sft_term
-from nemo_amft.algorithms.update import share_of, update_policy
+from nemo_amft.algorithms.update import update_policy
 from nemo_amft.config.schema import ModelConfig, OptimConfig
 from nemo_amft.models.builder import build_critic, build_policy
 from nemo_amft.models.checkpoints import Checkpoints, layout
@@ -132,7 +132,7 @@ class Session:
         self.timers = PhaseTimers()
 
     def share(self, term: Term) -> Term:
-        return replace(term, batch=term.batch.select(share_of(term.batch, self.place.data_rank, self.place.data_size)))
+        return replace(term, batch=term.batch.share(self.place))
 
     def step(self, t: int, keep: bool = True) -> dict[str, float]:
         """One step of Algorithm 2 on the data of step t; returns its metrics."""

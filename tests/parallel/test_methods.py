@@ -86,6 +86,10 @@ def test_what_is_each_methods_own_has_happened(records):
     assert "reward/mean" not in steps(records["tp2"]["sft"])[0]
     assert any(any_of("sft_kl", "kl/reference")[1:])
     assert any_of("luffy", "loss/off_policy")
+    # What HPT imitates depends on the rollouts, so its entropy is not the policy's.
+    assert any_of("hpt", "entropy/sft")
+    assert not any_of("hpt", "entropy")
+    assert len(any_of("amft", "entropy")) == 5
     assert any(any_of("relift", "method/imitated"))
     assert any(any_of("srft", "seconds/demonstration"))
     assert any(x > 0 for x in any_of("hpt_two_updates", "method/imitated_prompts"))

@@ -43,6 +43,8 @@ def obey(answer: str, response: str, finished: bool) -> Verdict:
     elif word == "print":
         print("noise " * 10_000)
         sys.stdout.flush()
+    elif word == "reward":
+        return Verdict(float(argument), True)
     elif word == "wrong_type":
         return None
     elif word == "spawn":

@@ -20,7 +20,7 @@ def test_group_advantages_follow_their_formulas():
 
 
 @pytest.mark.parametrize("how", ["grpo", "dr_grpo", "rloo"])
-@pytest.mark.parametrize("reward", [0.0, 1.0])
+@pytest.mark.parametrize("reward", [0.0, 0.1, 1.0])
 def test_a_group_of_equal_rewards_teaches_nothing(how, reward):
     assert group_advantages([reward] * 4, how) == [0.0] * 4
 

@@ -153,6 +153,9 @@ def test_a_mistake_is_one_line_that_names_the_key(changes, message):
          "optim.overlap_param_gather: found true, expected use_distributed_optimizer and overlap_grad_reduce true"),
         ({"rollout__top_p": 0.9, "method__rl__importance_cap": 2.0},
          "rollout.top_p: found 0.9 with method.rl.importance_cap 2.0, expected 1: the weights would be biased"),
+        ({"rollout__top_p": 0.9, "rollout__temperature": 0.7},
+         "rollout.temperature: found 0.7 with rollout.top_p 0.9 and rollout.top_k 0, expected 1: where these cut, log-probs to "
+         "compare the policy's with are those of temperature 1"),
         ({"rollout__max_new_tokens": 500},
          "data.max_prompt_tokens + rollout.max_new_tokens: found 64 + 500 = 564, "
          "expected at most model.scratch.max_position_embeddings, 512"),

@@ -147,3 +147,25 @@ def test_an_image_comes_with_each_new_position_and_none_with_a_second_try(tokeni
     assert [images for images, _ in walker.shown] == [1, 2, *range(2, len(right) + 1)]
     for images, prompt in walker.shown:
         assert chat.decode(prompt).count("@@@") == images  # a placeholder for each
+
+
+def test_failures_of_grading_are_counted_whatever_was_graded(tokenizer, monkeypatch):
+    chat, place = ChatTemplate(tokenizer), Place(0, 1, 0, 1, 0, 1, 0, 1)
+    sampler = Sampler(None, chat, None, place, 1, PhaseTimers(60.0), 1, True, (1,), 10, 10)
+    verdicts = [Verdict(1.0, True), Verdict(0.0, False, "timeout"), Verdict(0.0, False, "error"), Verdict(0.0, False, "error")]
+    monkeypatch.setattr(Sampler, "_grade", lambda *_: verdicts)  # without its exchange between ranks
+    assert sampler.failures() == {}
+    for _ in range(2):  # a step's rollouts and its demonstrations
+        sampler.grade([EPISODE] * 4, [["x"]] * 4, [True] * 4)
+    assert sampler.failures() == {"reward/timeout": 2.0, "reward/error": 4.0}
+    assert sampler.failures() == {}
+
+
+def test_a_demonstration_cut_at_the_end_of_an_inner_turn_is_not_finished(tokenizer):
+    place = Place(0, 1, 0, 1, 0, 1, 0, 1)
+    for limit, finished in ((len("left") + 1, False), (None, True)):
+        chat = ChatTemplate(tokenizer, limit)
+        sampler = Sampler(None, chat, None, place, 1, PhaseTimers(60.0), 1, True, (1,), 10, 10)
+        found = sampler.demonstration(EPISODE)
+        assert found.sequence.tokens[-1] == chat.eos_token_id
+        assert found.finished == finished

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from nemo_amft.algorithms.controllers.fixed import Fixed
-from nemo_amft.algorithms.methods.base import Method
+from nemo_amft.algorithms.methods.base import Group, Method, Sample
 from nemo_amft.algorithms.methods.uft import chunks
 from nemo_amft.config import command_line, rules
 from nemo_amft.config.load import load
+from nemo_amft.types import TokenSequence, Verdict
 from tests.unit.toy_policy import Tools, as_json, example, group, method_and_controller, three_groups
 
 NAMES = command_line.choices([command_line.CONF], "method")
@@ -87,6 +88,17 @@ def test_a_critic_is_refused_where_a_group_is_compared(name):
 def test_what_cannot_work_is_one_line(name, key, message):
     config = load(["--config-name", "quickstart", f"method={name}", key], check=False)
     assert list(rules.violations(config, on_this_machine=False)) == [message]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "chord_phi"])  # which sets a constant mu
+def test_mu_is_learned_only_where_it_weighs_both_losses_in_every_step(name):
+    config = load(["--config-name", "quickstart", f"method={name}", "controller=responsive"], check=False)
+    found = [line for line in rules.violations(config, on_this_machine=False) if line.startswith("controller: ")]
+    weighs = name.startswith(("amft", "chord"))
+    assert found == [] if weighs else found[0].startswith("controller: found AMFTController, expected controller=fixed: ")
+    method, _ = method_and_controller(name)
+    if weighs:
+        assert {term.name: term.weight for term in method.compose(0, GROUPS, DEMONSTRATIONS)} == {"sft": 1.0, "rl": 1.0}
 
 
 def test_sft_has_its_own_rate():
@@ -291,6 +303,19 @@ def test_ufts_hint_is_trained_on_and_nothing_else_of_the_prompt():
     assert row.trained == (False,) * prompt + (True,) * 3
     assert sft.weight == 0.001
     assert tokens([rl]) == {"rl": 2 * (2 + 3)}
+
+
+def test_ufts_hint_stands_before_the_first_of_several_turns():
+    method, _ = method_and_controller("uft")
+    hinted = replace(EXAMPLES[0], response_prefix="3+4")
+    before = [*Tools().prompt(hinted), *Tools().encode("3+4")]
+    turns = ((before, False), ([5, 2], True), ([6, 7, 8], False), ([9, 2], True))  # a response, the user again, a response
+    tokens, trained = zip(*((token, own) for part, own in turns for token in part), strict=True)
+    episode = Sample(TokenSequence(tokens, trained), "", Verdict(0.0, False), True, num_tokens=4, num_turns=2)
+    sft, _ = method.compose(0, [Group(hinted, (episode, episode))], [])
+    (row,) = sft.batch.sequences
+    assert row.tokens == tuple(before)
+    assert row.trained == (False,) * (len(before) - 3) + (True,) * 3
 
 
 def test_ufts_hints_are_cut_where_the_prompt_has_no_room():

@@ -87,6 +87,8 @@ def test_memory_within_the_allowance_is_granted(pool):
         ("exit 3", "SystemExit: 3"),
         ("raise", "ValueError: two"),
         ("close", "the verifier's process closed its pipe"),
+        ("reward nan", "ValueError: the reward is nan, expected a finite number"),
+        ("reward inf", "ValueError: the reward is inf, expected a finite number"),
         ("wrong_type", "AttributeError: 'NoneType' object has no attribute 'reward'"),
     ],
 )

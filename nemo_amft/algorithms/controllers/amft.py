@@ -59,7 +59,8 @@ class AMFTController(Controller):
         self.skipped = 0
         """Terms that were not finite."""
         self.missed = 0
-        """Meta-updates due but without a kept difference (first step, or resumed on another layout)."""
+        """Meta-updates that were due and found no kept difference: after an update that was skipped, or a resume on another
+        layout."""
         self._last: dict[str, float] = {}
 
     def wants_meta_gradient(self, step: int) -> bool:

@@ -33,7 +33,7 @@ class RLConfig:
     lam: float = 1.0
     """GAE's lambda."""
     whiten_advantages: bool = True
-    """Normalise GAE advantages over the global batch."""
+    """Normalise GAE advantages over the global batch of each update."""
     clip_ratio: float = 0.2
     """PPO's clip range."""
     loss_aggregation: Literal["token_mean", "seq_mean_token_sum_norm", "seq_mean_token_mean"] = "token_mean"
@@ -156,6 +156,12 @@ class Method:
     """Optimiser updates that the step's terms are split into."""
     needs_demonstrations = False
     """Whether prompts are drawn from the examples that have a demonstration only."""
+    imitates_a_choice = False
+    """Whether what is imitated depends on the rollouts, or is a part of a demonstration. Its entropy is then that of a choice
+    and no measure of the policy, so none is logged as `entropy`."""
+    has_both_terms = True
+    """Whether L_SFT and L_RL stand in every step, weighed by the controller alone: only then has mu a meta-gradient, and a
+    learned mu anything to balance."""
 
     def __init__(self, config: Any, max_new_tokens: int):
         """`max_new_tokens`: the longest response, the constant divisor of seq_mean_token_sum_norm."""
@@ -229,6 +235,7 @@ class GroupMethod(Method):
     What they imitate belongs to the step's prompts."""
 
     needs_demonstrations = True
+    has_both_terms = False
 
     def __init__(self, config: Any, max_new_tokens: int):
         super().__init__(config, max_new_tokens)

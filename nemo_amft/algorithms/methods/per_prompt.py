@@ -37,6 +37,7 @@ class HPT(GroupMethod):
     demonstration instead."""
 
     Config: type = HPTConfig
+    imitates_a_choice = True
 
     def __init__(self, config: HPTConfig | SuperRLConfig, max_new_tokens: int):
         super().__init__(config, max_new_tokens)
@@ -87,6 +88,7 @@ class DyME(GroupMethod):
     demonstration with advantage 1 and the others count 0; where all do, there is nothing to learn."""
 
     Config = DyMEConfig
+    imitates_a_choice = True
 
     def __init__(self, config: DyMEConfig, max_new_tokens: int):
         super().__init__(config, max_new_tokens)

@@ -18,6 +18,7 @@ class PolicyGradient(Method):
     """One term, `rl`, over all rollouts of the step."""
 
     Config = PolicyGradientConfig
+    has_both_terms = False
 
     def __init__(self, config: PolicyGradientConfig, max_new_tokens: int):
         super().__init__(config, max_new_tokens)

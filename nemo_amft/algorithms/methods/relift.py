@@ -30,6 +30,7 @@ class ReLIFT(GroupMethod):
     """
 
     Config = ReLIFTConfig
+    imitates_a_choice = True
 
     def __init__(self, config: ReLIFTConfig, max_new_tokens: int):
         super().__init__(config, max_new_tokens)

@@ -20,6 +20,7 @@ class SFT(Method):
     """Token-mean NLL of the step's demonstrations; nothing is rolled out. With kl_coef SRFT's baseline SFT_KL (appendix B)."""
 
     Config = SFTConfig
+    has_both_terms = False
 
     def __init__(self, config: SFTConfig, max_new_tokens: int):
         super().__init__(config, max_new_tokens)

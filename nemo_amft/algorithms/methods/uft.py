@@ -37,6 +37,7 @@ class UFT(GroupMethod):
     L = L_GRPO(what follows the hint) + c NLL(hint)."""
 
     Config = UFTConfig
+    imitates_a_choice = True
 
     def __init__(self, config: UFTConfig, max_new_tokens: int):
         super().__init__(config, max_new_tokens)
@@ -80,10 +81,10 @@ class UFT(GroupMethod):
         tokens = len(self.tools.encode(group.example.response_prefix))
         if not tokens:
             return None
-        first = group.samples[0]
-        end = len(first.sequence.tokens) - first.num_tokens
+        sequence = group.samples[0].sequence
+        end = sequence.trained.index(True)  # the first response begins here, whether or not more turns follow
         trained = tuple(end - tokens <= i for i in range(end))
-        return Demonstration(group.example, TokenSequence(first.sequence.tokens[:end], trained))
+        return Demonstration(group.example, TokenSequence(sequence.tokens[:end], trained))
 
     def metrics(self) -> dict[str, float]:
         return {"method/hinted": self._hinted, "method/hints_cut": self._cut}
