@@ -8,7 +8,6 @@ decide on is equal.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,7 +122,7 @@ class VLLMEngine:
         own = shares(requests, self._num_engines, params.max_new_tokens)[self._engine]
         completions: list[Completion] = []
         if own:
-            with self._random_state(params.seed):
+            with vllm_process.seeded(params.seed + self._engine):
                 outputs = self._drawn([requests[i] for i in own], params)
             completions = [_completion(output.outputs[0]) for output in outputs]
         # All ranks of an engine hold the same; its first one speaks.
@@ -177,18 +176,6 @@ class VLLMEngine:
         """End the engine; training's process groups stand. Every rank calls it, or none."""
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
-
-    @contextlib.contextmanager
-    def _random_state(self, seed: int) -> Iterator[None]:
-        """vLLM draws from the process-wide generator, which training moves on too, differently on each rank. While it
-        generates, that generator follows from `seed`: an engine's ranks draw alike, engines do not, and nothing is to be saved.
-        """
-        training = platform.get_rng_state()
-        platform.set_rng_state(vllm_process.random_state((seed + self._engine) % 2**63))
-        try:
-            yield
-        finally:
-            platform.set_rng_state(training)
 
 
 def _reason(error: Exception) -> str:

@@ -92,9 +92,21 @@ def check_head_size(head_size: int) -> None:
         raise UserError(f"rollout.engine=vllm: found attention heads of {head_size}, expected one of {sizes} on a CPU")
 
 
-def random_state(seed: int) -> torch.Tensor:
-    """State of the device's default generator as if it were seeded with `seed`."""
-    return torch.Generator(platform.device()).manual_seed(seed).get_state()
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Have vLLM's draws follow from `seed`: the ranks of an engine draw alike, and nothing is to be saved.
+
+    It draws from generators of the process, which training moves on too, differently on each rank: from the device's, and on a
+    GPU from NumPy's (its model runner V2 makes the seed of a request that has none with it, on every rank for itself).
+    """
+    training = platform.get_rng_state(), numpy.random.get_state()
+    platform.set_rng_state(torch.Generator(platform.device()).manual_seed(seed % 2**63).get_state())
+    numpy.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        platform.set_rng_state(training[0])
+        numpy.random.set_state(training[1])
 
 
 def job_name() -> str:

@@ -2,7 +2,11 @@
 
 from itertools import product
 
+import numpy
+import torch
+
 from nemo_amft.rollout.seeds import sample_seed
+from nemo_amft.rollout.vllm_process import seeded
 
 
 def test_a_seed_is_the_same_in_every_process_and_release():
@@ -20,3 +24,24 @@ def test_seeds_fit_a_signed_64_bit_integer():
     seeds = [sample_seed(0, "train", 0, 0, i) for i in range(1000)]
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert max(seeds) > 2**62
+
+
+def test_an_engine_draws_by_its_seed_alone_and_leaves_trainings_generators_as_they_were():
+    def draw():
+        return torch.rand(3).tolist(), numpy.random.randint(2**62, size=3).tolist()  # vLLM's two sources
+
+    with seeded(2**63 + 5):
+        first = draw()
+    draw()  # training goes on
+    with seeded(2**63 + 5):
+        assert draw() == first
+    with seeded(2**63 + 6):
+        assert draw() != first
+    torch.manual_seed(1)
+    numpy.random.seed(1)
+    expected = draw()
+    torch.manual_seed(1)
+    numpy.random.seed(1)
+    with seeded(3):
+        draw()
+    assert draw() == expected
