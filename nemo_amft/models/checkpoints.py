@@ -20,12 +20,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.serialization import get_default_save_sharded_strategy
+from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
 
 from nemo_amft.models.trainable import ForwardModel, TrainableModel
 from nemo_amft.parallel import platform
 from nemo_amft.parallel.groups import Place
 from nemo_amft.types import UserError
+
+NO_MANIFEST = "manifest.json is missing or unreadable"
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +50,15 @@ class Checkpoints:
         final = self.folder / f"step_{step:08d}"
         temporary = self.folder / f".writing_{final.name}"
         if self.place.is_main:
-            shutil.rmtree(temporary, ignore_errors=True)
+            for left in self.folder.glob(".writing_*"):  # of a save that was killed: each may be as large as a checkpoint
+                shutil.rmtree(left, ignore_errors=True)
             for name in (*models, "ranks"):
                 (temporary / name).mkdir(parents=True)
             (temporary / "trainer.json").write_text(json.dumps(trainer, indent=1))
         dist.barrier()
         for name, model in models.items():  # one after the other: each needs host memory for its optimiser's state
             with platform.megatron():
-                dist_checkpointing.save(_sharded(model, loading=False), str(temporary / name))
+                dist_checkpointing.save(_sharded(model, loading=False), str(temporary / name), _shared_out())
         torch.save(dict(rank_state), temporary / "ranks" / f"{self.place.rank:05d}.pt")
         dist.barrier()
         manifest = self._manifest(temporary)
@@ -73,16 +78,30 @@ class Checkpoints:
 
     def newest_intact(self, say: Callable[[str], None] = log.warning) -> Path | None:
         """The newest checkpoint whose files are as they were written. A damaged one is reported by name and passed over."""
-        found: list[str | None] = [None]
-        if self.place.is_main:
-            for path in reversed(self.paths()):
-                fault = damage(path)
-                if fault is None:
-                    found = [str(path)]
-                    break
+        for name in self._from_main(lambda: [str(path) for path in reversed(self.paths())]):
+            path = Path(name)
+            fault = self._damage(path)
+            if fault is None:
+                return path
+            if self.place.is_main:
                 say(f"checkpoint {path} is damaged ({fault}); trying the one before")
-        dist.broadcast_object_list(found, src=0)
-        return Path(found[0]) if found[0] else None
+        return None
+
+    def _damage(self, path: Path) -> str | None:
+        """As `damage`, each rank reading its share: one rank would read a large model for minutes, and the others wait."""
+        expected = self._from_main(lambda: _manifest_of(path))
+        if expected is None:
+            return NO_MANIFEST
+        own = list(expected.items())[self.place.rank :: self.place.world_size]
+        faults: list[str | None] = [None] * self.place.world_size
+        dist.all_gather_object(faults, _first_fault(path, dict(own)))
+        return next((fault for fault in faults if fault is not None), None)
+
+    def _from_main(self, ask: Callable[[], Any]) -> Any:
+        """What rank 0 answers, on every rank: the others may see an older state of a shared folder."""
+        answer = [ask() if self.place.is_main else None]
+        dist.broadcast_object_list(answer, src=0)
+        return answer[0]
 
     def load(self, path: Path, models: Mapping[str, ForwardModel]) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Restore `models` in place. Returns (trainer state, this rank's state: None if written on another layout)."""
@@ -103,8 +122,8 @@ class Checkpoints:
 
     def _manifest(self, folder: Path) -> dict[str, list[int]]:
         """Size and CRC-32 of every file, each rank reading its share: a large model would keep one rank busy for minutes."""
-        files = _files(folder)
-        own = files[self.place.rank :: self.place.world_size]
+        names = self._from_main(lambda: [str(path.relative_to(folder)) for path in _files(folder)])
+        own = [folder / name for name in names[self.place.rank :: self.place.world_size]]
         found = {str(p.relative_to(folder)): [p.stat().st_size, _crc(p)] for p in own}
         _sync_to_disk(own)
         everyone: list[Any] = [None] * self.place.world_size
@@ -118,6 +137,12 @@ def layout(place: Place, policy: ForwardModel) -> dict[str, int]:
         "world": place.world_size, "tensor": place.tensor_size, "pipeline": place.pipeline_size,
         "chunks": len(policy.chunks), "data": place.data_size,
     }  # fmt: skip
+
+
+def _shared_out() -> FullyParallelSaveStrategyWrapper:
+    """How tensors are saved: the data-parallel replicas, which hold the same ones, each write a part."""
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    return FullyParallelSaveStrategyWrapper(get_default_save_sharded_strategy(), group)
 
 
 def _sharded(model: ForwardModel, loading: bool) -> dict[str, Any]:
@@ -164,10 +189,18 @@ def _sync_to_disk(paths: Sequence[Path]) -> None:
 
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words; None if every file is as the manifest says."""
+    expected = _manifest_of(path)
+    return NO_MANIFEST if expected is None else _first_fault(path, expected)
+
+
+def _manifest_of(path: Path) -> dict[str, list[int]] | None:
     try:
-        expected = json.loads((path / "manifest.json").read_text())
+        return json.loads((path / "manifest.json").read_text())
     except (OSError, ValueError):
-        return "manifest.json is missing or unreadable"
+        return None
+
+
+def _first_fault(path: Path, expected: Mapping[str, Sequence[int]]) -> str | None:
     for name, (size, crc) in expected.items():
         file = path / name
         if not file.is_file():

@@ -174,7 +174,7 @@ def save_after_two(folder: str, case: Case, checkpoints: str) -> list[dict[str, 
         session.step(t)
     kept = session.meta.kept
     store = Checkpoints(Path(checkpoints), 2, session.place)
-    trainer = {"layout": layout(session.place), "controller": session.controller.state_dict()}
+    trainer = {"layout": layout(session.place, session.policy), "controller": session.controller.state_dict()}
     store.save(2, {"policy": session.policy, "critic": session.critic}, trainer, {"kept": vars(kept)})
     return [session.step(t) for t in (2, 3)]
 
@@ -196,7 +196,7 @@ def save_at_once(folder: str, case: Case, checkpoints: str) -> tuple[float, floa
     """A checkpoint of models that have made no step, then two steps; returns their gradient norms."""
     session = Session(folder, case)
     store = Checkpoints(Path(checkpoints), 2, session.place)
-    store.save(0, {"policy": session.policy, "critic": session.critic}, {"layout": layout(session.place)}, {})
+    store.save(0, {"policy": session.policy, "critic": session.critic}, {"layout": layout(session.place, session.policy)}, {})
     return session.step(0)["grad_norm/total"], session.step(1)["grad_norm/total"]
 
 

@@ -39,7 +39,9 @@ def test_models_that_have_made_no_step_are_saved_and_loaded(folders, tmp_path, d
     assert run_ranks(2, meta_steps.resume_at_once, folders[False], case, str(tmp_path)) == saved
 
 
-@pytest.mark.parametrize(("written", "read"), [("tp2_sp", Case()), ("dp2", Case(tensor=2)), ("pp2", Case())])
+@pytest.mark.parametrize(
+    ("written", "read"), [("tp2_sp", Case()), ("dp2", Case(tensor=2)), ("pp2", Case()), ("pp2", Case(pipeline=2, virtual=2))]
+)
 def test_another_layout_can_read_a_checkpoint(folders, tmp_path, written, read):
     """Without the kept difference, which belongs to the layout: so the entropy term alone moves mu in the first step."""
     ranks, case = CASES[written]
@@ -48,6 +50,21 @@ def test_another_layout_can_read_a_checkpoint(folders, tmp_path, written, read):
     same = [k for k in found if k.startswith(("loss/", "entropy/", "grad_norm/sft", "grad_norm/rl"))]
     assert_same([{k: found[k] for k in same}], [{k: expected[k] for k in same}])
     assert found["mu/missed"] == 1.0
+
+
+def test_replicas_share_the_writing_and_the_checking(folders, tmp_path):
+    (tmp_path / ".writing_step_00000007" / "policy").mkdir(parents=True)  # of a save that was killed
+    saved = run_ranks(2, meta_steps.save_at_once, folders[False], Case(), str(tmp_path))
+    (good,) = tmp_path.iterdir()
+    written = {rank: sum(p.stat().st_size for p in (good / "policy").glob(f"__{rank}_*.distcp")) for rank in range(2)}
+    assert min(written.values()) > 0.4 * sum(written.values()), written
+    bad = good.with_name("step_00000009")
+    shutil.copytree(good, bad)
+    # Whichever rank looks at the damaged file, both take the other checkpoint.
+    for name in sorted(path.relative_to(bad) for path in bad.rglob("*.distcp"))[:2]:
+        (bad / name).write_bytes((bad / name).read_bytes()[:-1])
+        assert run_ranks(2, meta_steps.resume_at_once, folders[False], Case(), str(tmp_path)) == saved
+        shutil.copy(good / name, bad / name)
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tmp_path, folders):
