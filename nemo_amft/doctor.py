@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
+import os
 import platform
 import re
 import sys
@@ -69,8 +70,8 @@ def _python() -> Finding:
     return Finding("ok" if right else "missing", "python", f"{platform.python_version()} ({sys.executable})", fix)
 
 
-def _device() -> Finding:
-    """GPUs by name, or the CPU by what it offers to matrix products."""
+def _device(gpu: Path = Path("/dev/nvidia0")) -> Finding:
+    """GPUs by name, or the CPU by what it offers to matrix products. `gpu`: what is there where the machine has one."""
     import torch
 
     if torch.cuda.is_available():
@@ -78,6 +79,12 @@ def _device() -> Finding:
         kinds = Counter(f"{p.name}, {p.total_memory / 2**30:.0f} GiB" for p in all_properties)
         found = "; ".join(f"{count} x {kind}" for kind, count in kinds.items())
         return Finding("ok", "gpu", f"{found} (CUDA {torch.version.cuda})")
+    if gpu.exists():
+        # In a job that was given GPUs, training on the CPU would be a mistake that takes days to notice.
+        given = os.environ.get("SLURM_GPUS_ON_NODE", "0") != "0"
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs"
+        fix = "containers/install.sh builds an environment for GPUs; or use the container"
+        return Finding("missing" if given else "note", "gpu", f"there is one, but torch, {built}, sees none", fix)
     built = f"torch is built for CUDA {torch.version.cuda}, but no GPU answers" if torch.version.cuda else "no GPU"
     return Finding("ok", "cpu", f"{platform.machine()}, {', '.join(cpu_flags()) or 'no vector extensions known'}; {built}")
 

@@ -94,7 +94,8 @@ amft_enter() {
     if [[ -z $CONTAINER_IMAGE ]]; then
         AMFT_PYTHON=("$VENV/bin/python")
         [[ ! -x ${AMFT_PYTHON[0]} ]] || return 0
-        amft_error "VENV=$VENV: found no bin/python, expected a virtual environment (make venv), or CONTAINER_IMAGE"
+        amft_error "VENV=$VENV: found no bin/python, expected CONTAINER_IMAGE, or an environment:" \
+            "containers/install.sh (GPU; see containers/README.md) or make venv (CPU)"
         exit 2
     fi
     # The dependencies are the image's, the code is this folder's: what was submitted is what runs.

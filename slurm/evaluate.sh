@@ -6,6 +6,7 @@
 #SBATCH --exclusive
 #SBATCH --mem=0
 #SBATCH --time=04:00:00
+#SBATCH --signal=B:USR1@600
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
@@ -23,7 +24,9 @@ fi
 source "$AMFT_HOME/slurm/common.sh"
 
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
-    amft_help "sbatch [OPTIONS] slurm/evaluate.sh [--config-name NAME] [key=value ...]: evaluate checkpoint=PATH"
+    amft_help "sbatch [OPTIONS] slurm/evaluate.sh [--config-name NAME] [key=value ...]: evaluate checkpoint=PATH
+
+The configuration is amft_math where none is named; --config-name evaluate is what python -m nemo_amft.evaluate takes by itself."
     exit 0
 fi
 amft_run evaluate amft_math "$@"

@@ -51,7 +51,13 @@ if [[ ${1:-} == --study ]]; then
     list=$RUN_DIR/study.txt
     if [[ -z ${SLURM_ARRAY_TASK_ID:-} ]]; then
         mkdir -p "$RUN_DIR"
-        "${VENV:-$AMFT_HOME/.venv}/bin/python" -m nemo_amft.study "${@:2}" --out "$RUN_DIR" --list >"$list.new"
+        python=${VENV:-$AMFT_HOME/.venv}/bin/python
+        [[ -x $python ]] || {
+            amft_error "VENV=${VENV:-$AMFT_HOME/.venv}: found no bin/python, expected an environment that lists the study's runs" \
+                "(make venv), also where they run in a container"
+            exit 2
+        }
+        "$python" -m nemo_amft.study "${@:2}" --out "$RUN_DIR" --list >"$list.new"
         mv "$list.new" "$list"
         export AMFT_HOME RUN_DIR
         lines=$(wc -l <"$list") first=1 wait=()

@@ -256,7 +256,7 @@ def load_policy_alone(checkpoint: Path) -> tuple[list, HubModel]:
         context_parallel_size=1,
         sequence_parallel=False,
     )
-    place = groups.initialize(alone, config.trainer.seed)
+    place = groups.initialize(alone, config.trainer.seed, alone=True)
     hub = prepare_hub_model(alone, run_dir / "base_model")
     with platform.megatron():
         chunks = build_policy(hub.config, alone, config.trainer.precision)

@@ -51,7 +51,7 @@ def evaluate_run(config: Config, checkpoint: str | None) -> int:
     run_dir, _ = prepare(config)
     if launcher.rank() == 0:
         failures.forget(run_dir)
-    place = groups.initialize(config.model, config.trainer.seed)
+    place = groups.initialize(config.model, config.trainer.seed, config.trainer.phase_timeout_s)
     with failures.shown_once(run_dir, place.rank):
         task = config.task.build(config.data, config.trainer.seed) if mathematical is None else None
         images = None if task is None else images_of(task, task_problems(task)["test"])

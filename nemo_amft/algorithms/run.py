@@ -51,7 +51,7 @@ def run(config: Config) -> int:
         return 0
     if launcher.rank() == 0:
         failures.forget(run_dir)
-    place = groups.initialize(config.model, config.trainer.seed)
+    place = groups.initialize(config.model, config.trainer.seed, config.trainer.phase_timeout_s)
     start_up.mark("process groups")
     with failures.shown_once(run_dir, place.rank):
         hub = load_model(config, run_dir, place)
@@ -130,7 +130,8 @@ class Run:
         # A resumed run that is past warm-up stays past it, also where warmup.steps was raised meanwhile.
         for w in warm_up(self.trainer) if progress.target_entropy is None else ():
             stop = self.must_stop()
-            if stop or (self.due(w + 1) and w + 1 < c.warmup.steps):
+            # Also after the last: the critic's warm-up and the first evaluation are to come, and take long.
+            if stop or self.due(w + 1) or (c.checkpoint.every and w + 1 == c.warmup.steps):
                 self.save()
             if stop:
                 return False

@@ -187,9 +187,12 @@ def _sync_to_disk(paths: Sequence[Path]) -> None:
             os.close(descriptor)
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None if every file is as the manifest says."""
+def damage(path: Path, models: Sequence[str] | None = None) -> str | None:
+    """What is wrong with a checkpoint, in a few words; None if every file is as the manifest says. `models`: look at theirs
+    alone."""
     expected = _manifest_of(path)
+    if expected is not None and models is not None:
+        expected = {name: entry for name, entry in expected.items() if name.partition("/")[0] in models}
     return NO_MANIFEST if expected is None else _first_fault(path, expected)
 
 
@@ -213,10 +216,11 @@ def _first_fault(path: Path, expected: Mapping[str, Sequence[int]]) -> str | Non
 
 
 def find(path: str) -> Path:
-    """A checkpoint the user names: its own folder, or a run's, of which the newest intact one is taken. Raises UserError."""
+    """A checkpoint whose policy the user wants: its own folder, or a run's, of which the newest with an intact policy is taken.
+    Raises UserError."""
     folder = Path(path)
     candidates = [folder] if (folder / "manifest.json").exists() else sorted((folder / "checkpoints").glob("step_*"))[::-1]
     for candidate in candidates:
-        if damage(candidate) is None:
+        if damage(candidate, ["policy"]) is None:
             return candidate
     raise UserError(f"checkpoint {path}: found no intact checkpoint, expected a run directory or a step_* folder of one")

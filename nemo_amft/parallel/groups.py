@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import socket
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from megatron.core import parallel_state
 
 from nemo_amft.config.schema import ModelConfig
 from nemo_amft.parallel import platform, slurm
+
+MARGIN = datetime.timedelta(minutes=2)
+"""What a collective waits for longer than a phase may last."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,20 @@ def _free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def initialize(model: ModelConfig, seed: int, timeout_s: float = 1800.0) -> Place:
-    """Join the job and build Megatron's groups for `model`'s layout. Works under torchrun, srun, or alone."""
+def initialize(model: ModelConfig, seed: int, phase_timeout_s: float = 1800.0, alone: bool = False) -> Place:
+    """Join the job and build Megatron's groups for `model`'s layout. Works under torchrun, srun, or alone.
+
+    A collective waits a little longer than `phase_timeout_s`, so that a phase that hangs ends with the stacks of all ranks, and
+    not with one collective's complaint. `alone`: this is one process for itself, whatever the environment says (a shell of a
+    Slurm allocation speaks of many).
+    """
     platform.install()
-    os.environ.update(slurm.environment(os.environ))
-    if "MASTER_PORT" not in os.environ:
-        # Alone: a port of its own, as another run may be going on here.
+    if alone:
+        os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # torchrun's store is for its own ranks
+    else:
+        os.environ.update(slurm.environment(os.environ))
+    if alone or "MASTER_PORT" not in os.environ:
+        # A port of its own, as another run may be going on here.
         os.environ |= {
             "RANK": "0",
             "WORLD_SIZE": "1",
@@ -60,14 +72,16 @@ def initialize(model: ModelConfig, seed: int, timeout_s: float = 1800.0) -> Plac
             "MASTER_PORT": _free_port(),
         }
     platform.set_device(int(os.environ["LOCAL_RANK"]))
+    timeout = datetime.timedelta(seconds=phase_timeout_s) + MARGIN
     if not dist.is_initialized():
-        dist.init_process_group(platform.distributed_backend(), timeout=datetime.timedelta(seconds=timeout_s))
+        dist.init_process_group(platform.distributed_backend(), timeout=timeout)
     with platform.megatron():
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=model.tensor_model_parallel_size,
             pipeline_model_parallel_size=model.pipeline_model_parallel_size,
             virtual_pipeline_model_parallel_size=model.virtual_pipeline_model_parallel_size,
             context_parallel_size=model.context_parallel_size,
+            distributed_timeout_minutes=math.ceil(timeout / datetime.timedelta(minutes=1)),
         )
         from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,17 @@ def test_a_finished_run_started_again_says_so_and_does_nothing(finished, tmp_pat
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
+def export_from_a_shell_of_an_allocation(run_dir: Path, out: Path) -> float:
+    """`export_checkpoint` where Slurm's variables speak of eight tasks, of which this process is none."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+    slurm = {"PROCID": "0", "NTASKS": "8", "LOCALID": "0", "JOB_NODELIST": "nowhere[1-2]", "JOB_ID": "1"}
+    os.environ |= {f"SLURM_{name}": value for name, value in slurm.items()}
+    return export_checkpoint(run_dir, out)
+
+
 def test_exported_policy_is_the_last_checkpoint_and_loads_in_transformers(finished, tmp_path):
-    (difference,) = run_ranks(1, export_checkpoint, finished, tmp_path / "hub", process_group=False)
+    (difference,) = run_ranks(1, export_from_a_shell_of_an_allocation, finished, tmp_path / "hub", process_group=False)
     assert difference < 1e-4
     exported, written = (load_file(next(folder.glob("*.safetensors"))) for folder in (tmp_path / "hub", finished / "hf"))
     assert exported.keys() == written.keys()

@@ -68,6 +68,19 @@ def test_another_version_than_the_pinned_one_is_noted_and_a_local_build_is_not(m
     assert doctor._required("torch", "torch").fix == "tested with 2.13.0"
 
 
+def test_a_torch_that_does_not_see_the_gpus_fails_a_job_that_was_given_some(monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.delenv("SLURM_GPUS_ON_NODE", raising=False)
+    for given, state in ((None, "note"), ("0", "note"), ("8", "missing")):
+        if given is not None:
+            monkeypatch.setenv("SLURM_GPUS_ON_NODE", given)
+        found = doctor._device(tmp_path / "nvidia0")
+        assert (found.state, found.name) == (state, "gpu")
+        assert found.found.startswith("there is one, but torch, built for ")
+    assert doctor._device(tmp_path / "none").state == "ok"  # as on the nodes of a Slurm that only pretends to have GPUs
+
+
 def test_cpu_flags_are_those_that_speed_up_matrix_products(tmp_path):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("flags : fpu avx avx2 avx512f avx512_bf16 amx_bf16 amx_tile\n")
