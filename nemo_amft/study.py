@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import yaml
 
-from nemo_amft.config import typed
+from nemo_amft.config import rules, typed
 from nemo_amft.config.load import load
 from nemo_amft.observe.document import Table
 from nemo_amft.types import UserError
@@ -68,9 +69,13 @@ class Cell:
         return (self.folder / "summary.json").is_file()
 
     def command(self, config: str) -> list[str]:
-        """What starts it: one process, or torchrun where the configuration has several."""
+        """What starts it: one process, or torchrun where the configuration has several. Raises UserError if it cannot run."""
         arguments = ["--config-name", config, *self.overrides]
-        processes = load(arguments, check=False).trainer.devices
+        loaded = load(arguments, check=False)
+        for message in rules.violations(loaded, on_this_machine=False):
+            if not message.startswith("model.path:"):  # which the study's base makes
+                raise UserError(f"{self.name}: {message}")
+        processes = loaded.trainer.devices
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
         return [sys.executable, *launcher, "-m", "nemo_amft.train", *arguments]
 
@@ -79,18 +84,24 @@ def read_study(path: Path) -> Study:
     """Read and check a study's file. Raises UserError."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: {typed.one_line(error)}; expected the YAML file of a study") from None
-    study = typed.build(Study, {"overrides": [], **(values or {})}, str(path), list(typed.keys_of(Study, str(path))))
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: found {type(values).__name__} at the top level, expected the keys of a study")
+    study = typed.build(Study, {"overrides": [], **values}, str(path), list(typed.keys_of(Study, str(path))))
     for name in study.cells:
-        if not name or set(name) & set("/\\ ,"):
-            raise UserError(f"{path}: cells: found the name {name!r}, expected one without slash, space or comma")
+        if not re.fullmatch(r"[A-Za-z_][\w.+-]*", name):
+            raise UserError(f"{path}: cells: found the name {name!r}, expected letters, digits and _.+-, and no digit in front")
     if BASE in study.cells:
         raise UserError(
             f"{path}: cells: found the name {BASE!r}, expected another: it is that of the run that cells start from"
         )
     if not study.cells or not study.seeds:
         raise UserError(f"{path}: found no cells or no seeds, expected one of each at least")
+    if study.target is not None and not 0.0 < study.target <= 1.0:
+        raise UserError(f"{path}: target: found {study.target:g}, expected an accuracy above 0 and at most 1")
+    if study.reference is not None and study.reference not in study.cells:
+        raise UserError(f"{path}: reference: found {study.reference}, expected a cell")
     return study
 
 
@@ -153,6 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
     args = parser.parse_intermixed_args(argv)
     try:
+        if args.jobs < 1:
+            raise UserError(f"--jobs: found {args.jobs}, expected at least 1")
         study, out = read_study(args.file), args.out or Path("runs") / args.file.stem
         cells = list(runs(study, out, [name for name in args.only.split(",") if name], args.overrides))
         before = bases(study, out, args.overrides)

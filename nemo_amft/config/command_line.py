@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import yaml
 from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser  # NeMo's hydra_runner uses the same module
@@ -95,8 +96,10 @@ def composed(line: CommandLine) -> tuple[CommandLine, DictConfig]:
     except OverrideParseException as error:
         text = typed.one_line(error).partition(" See https")[0].removeprefix(f"Error parsing override '{error.override}' ")
         raise UserError(f"{error.override.lstrip('+')}: {text} (quote a value with special characters)") from error
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         text = typed.one_line(error).partition(" Config search path")[0]
+        if "--multirun" in text:
+            text = "found several values for one key, expected one; slurm/sweep.sh and nemo_amft.study run a grid"
         raise UserError(f"--config-name {line.name}: {text}") from error
 
 

@@ -18,6 +18,7 @@ from nemo_amft.config.plugins import load_function
 from nemo_amft.config.ranges import out_of_range
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import PLUGIN_SECTIONS
+from nemo_amft.parallel import signals
 from nemo_amft.types import UserError
 
 _GROUP_ADVANTAGES = ("grpo", "dr_grpo", "rloo")
@@ -41,7 +42,7 @@ def violations(config: Config, *, on_this_machine: bool = True, module: str = "n
         return  # the rules below divide by these numbers
     rules: list[Callable[[Config], Iterator[str]]] = [
         _layout, _divisibility, _pipeline_and_recompute, _optimizer, _lengths,
-        _rollout, _batches, _validation, _controller, _files, _plugins, _reward,
+        _rollout, _batches, _validation, _controller, _files, _plugins, _reward, _time,
     ]  # fmt: skip
     for rule in rules:
         yield from rule(config)
@@ -241,10 +242,23 @@ def _batches(config: Config) -> Iterator[str]:
 
 def _validation(config: Config) -> Iterator[str]:
     v = config.validation
+    if config.benchmarks:
+        from nemo_amft.evaluation.problems import wanted  # knows the published sets
+        from nemo_amft.evaluation.run import mathematics
+
+        yield from _complaints(lambda: wanted(config.benchmarks) and mathematics(config))
     if v.benchmarks_every and (not v.every or v.benchmarks_every % v.every):
         yield f"validation.benchmarks_every: found {v.benchmarks_every}, expected a multiple of validation.every, {v.every}"
     if v.benchmarks_every and not any(config.benchmarks.values()):
         yield f"validation.benchmarks_every: found {v.benchmarks_every} without benchmarks, expected benchmarks.NAME=SOURCE"
+
+
+def _complaints(check: Callable[[], object]) -> Iterator[str]:
+    """What `check` raises."""
+    try:
+        check()
+    except ValueError as error:
+        yield str(error)
 
 
 def _controller(config: Config) -> Iterator[str]:
@@ -262,6 +276,11 @@ def _controller(config: Config) -> Iterator[str]:
 def _files(config: Config) -> Iterator[str]:
     if config.exp_manager.exp_dir is None and config.exp_manager.explicit_log_dir is None:
         yield "exp_manager.exp_dir: found null, expected a folder, or the run directory in exp_manager.explicit_log_dir"
+    if not config.exp_manager.name.strip():
+        yield "exp_manager.name: found nothing, expected the run's name"
+    folder = config.exp_manager.explicit_log_dir
+    if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
+        yield f"exp_manager.explicit_log_dir: found {folder}, a file, expected a folder, new or of a run to continue"
     if config.model.path is None and config.model.config_overrides:
         yield "model.config_overrides: found with model.path null, expected keys under model.scratch instead"
     template = config.model.chat_template
@@ -286,18 +305,17 @@ def _plugins(config: Config) -> Iterator[str]:
         plugin = getattr(config, name)
         hook = getattr(plugin.cls, "validate", None)
         if hook is not None:
-            try:
-                hook(config, plugin.config)
-            except ValueError as error:
-                yield str(error)
+            yield from _complaints(lambda hook=hook, plugin=plugin: hook(config, plugin.config))
 
 
 def _reward(config: Config) -> Iterator[str]:
     if config.reward.function is not None:
-        try:
-            load_function("reward.function", config.reward.function)
-        except UserError as error:
-            yield str(error)
+        yield from _complaints(lambda: load_function("reward.function", config.reward.function))
+
+
+def _time(config: Config) -> Iterator[str]:
+    if config.exp_manager.max_time_per_run is not None:
+        yield from _complaints(lambda: signals.seconds(config.exp_manager.max_time_per_run))
 
 
 def _transformer_engine(config: Config) -> Iterator[str]:

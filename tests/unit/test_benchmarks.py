@@ -265,6 +265,10 @@ def test_benchmarks_of_a_training_run_are_checked_beforehand():
 
     arguments = ["--config-name", "quickstart", "validation.every=20"]
     with pytest.raises(UserError, match=r"benchmarks_every: found 30, expected a multiple of validation.every, 20"):
-        load([*arguments, "benchmarks.gsm8k=hub", "validation.benchmarks_every=30"])
+        load([*arguments, "task=math_plain", "benchmarks.gsm8k=hub", "validation.benchmarks_every=30"])
+    with pytest.raises(UserError, match=r"expected task=math or task=math_plain with benchmarks"):
+        load([*arguments, "benchmarks.gsm8k=hub"])
+    with pytest.raises(UserError, match=r"benchmarks\.gsm9k: not known; did you mean gsm8k\?"):
+        load([*arguments, "task=math_plain", "benchmarks.gsm9k=hub"])
     with pytest.raises(UserError, match=r"benchmarks_every: found 20 without benchmarks"):
         load([*arguments, "validation.benchmarks_every=20"])

@@ -171,6 +171,11 @@ def test_a_mistake_is_one_line_that_names_the_key(changes, message):
          "model.transformer_impl: found transformer_engine, expected Transformer Engine, which is not installed here"),
         ({"optim__optimizer_cpu_offload": True},
          "optim.optimizer_cpu_offload: found true, expected a GPU: elsewhere it is in host memory anyway"),
+        ({"exp_manager__name": ""}, "exp_manager.name: found nothing, expected the run's name"),
+        ({"exp_manager__explicit_log_dir": __file__},
+         f"exp_manager.explicit_log_dir: found {__file__}, a file, expected a folder, new or of a run to continue"),
+        ({"exp_manager__max_time_per_run": "4h"},
+         "exp_manager.max_time_per_run: found 4h, expected days:hours:minutes:seconds such as 00:03:45:00"),
         ({"trainer__devices": 2},
          "trainer.num_nodes * trainer.devices: found 1 * 2 = 2, expected the number of processes started (no launcher, so 1); "
          "start with: torchrun --nproc-per-node 2 -m nemo_amft.train ..."),
@@ -295,6 +300,8 @@ def test_folders_of_the_users_own_extend_and_replace_conf(tmp_path):
         (["--config-name", "quickstart", "data.train=/a(b)"], "data.train=/a(b): mismatched input '('"),
         (["--config-name", "quickstart", "-m"], "--multirun: one process trains one run; start a job for each setting"),
         (["--config-dir", "nowhere", "--config-name", "x"], "--config-dir: no such folder, nowhere"),
+        (["--config-name", "quickstart", "trainer.seed=1,2"],
+         "--config-name quickstart: found several values for one key, expected one; slurm/sweep.sh and "),
     ],
 )  # fmt: skip
 def test_hydras_own_errors_are_one_line(arguments, message):
@@ -380,3 +387,9 @@ def test_nemo_composes_the_run_and_leaves_an_existing_run_directory_alone(tmp_pa
     assert (run / "metrics.jsonl").read_text() == "{}\n"
     assert not any(path.is_dir() for path in run.iterdir())
     assert "SECRET" not in (run / "cmd-args.log").read_text()
+
+
+def test_a_configuration_of_ones_own_with_a_mistake_in_its_yaml_is_one_line(tmp_path):
+    (tmp_path / "mine.yaml").write_text("defaults: [\n")
+    with pytest.raises(UserError, match=r"^--config-name mine: while parsing a flow .*mine\.yaml"):
+        load(["--config-dir", str(tmp_path), "--config-name", "mine"])

@@ -54,7 +54,11 @@ def test_several_processes_are_started_by_torchrun(file, tmp_path, capsys):
         (("  grpo:", "  a/b:"), "cells: found the name 'a/b'"),
         (("[1, 2]", "[]"), "found no cells or no seeds"),
         (("  grpo:", "  base:"), "cells: found the name 'base'"),
+        (("  grpo:", "  1:"), "cells"),
         (("config: quickstart", "config: quickstart\n]"), "expected the YAML file of a study"),
+        ((FILE, "- grpo"), "found list at the top level, expected the keys of a study"),
+        (("seeds:", "target: 80\nseeds:"), "target: found 80, expected an accuracy above 0 and at most 1"),
+        (("seeds:", "reference: gpro\nseeds:"), "reference: found gpro, expected a cell"),
     ],
 )
 def test_a_file_that_is_no_study_is_one_line(file, change, message):
@@ -66,7 +70,12 @@ def test_a_file_that_is_no_study_is_one_line(file, change, message):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--only", "gpro"], "found gpro, expected a cell of the study, such as grpo"), (["optim.lrr=1"], "optim.lrr")],
+    [
+        (["--only", "gpro"], "found gpro, expected a cell of the study, such as grpo"),
+        (["optim.lrr=1"], "optim.lrr"),
+        (["--jobs", "0"], "--jobs: found 0, expected at least 1"),
+        (["data.samples_per_prompt=1"], "grpo: data.samples_per_prompt: found 1, expected at least 2"),
+    ],
 )
 def test_a_mistake_is_found_before_anything_is_run(file, tmp_path, capsys, arguments, message):
     assert study.main([str(file), "--out", str(tmp_path / "out"), *arguments]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from PIL import Image
 
@@ -29,4 +30,5 @@ def contact_sheet() -> Image.Image:
 if __name__ == "__main__":
     if len(sys.argv) != 2 or not sys.argv[1].endswith(".png"):
         sys.exit("usage: python -m nemo_amft.tasks.general_points.contact_sheet FILE.png")
+    Path(sys.argv[1]).parent.mkdir(parents=True, exist_ok=True)
     contact_sheet().save(sys.argv[1])

@@ -51,7 +51,7 @@ class MathTask:
     def __init__(self, config: MathConfig, data: DataConfig, seed: int) -> None:
         """Raises UserError if data.train is not set."""
         if data.train is None:
-            raise UserError("data.train: found null, expected a hub id, a .parquet or a .jsonl file")
+            raise UserError("data.train: found null, expected a hub id or a file (or, to evaluate, benchmarks.NAME=SOURCE)")
         self.config = config
         self.data = data
         self.seed = seed

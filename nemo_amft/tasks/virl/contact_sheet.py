@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -40,4 +41,5 @@ def _actions(route: Example) -> Sequence[str]:
 if __name__ == "__main__":
     if len(sys.argv) != 2 or not sys.argv[1].endswith(".png"):
         sys.exit("usage: python -m nemo_amft.tasks.virl.contact_sheet FILE.png")
+    Path(sys.argv[1]).parent.mkdir(parents=True, exist_ok=True)
     contact_sheet().save(sys.argv[1])
