@@ -155,6 +155,8 @@ def _optimizer(config: Config) -> Iterator[str]:
     for section, optim in (("optim", config.optim), ("critic.optim", config.critic.optim)):
         if optim.overlap_param_gather and not (optim.use_distributed_optimizer and optim.overlap_grad_reduce):
             yield f"{section}.overlap_param_gather: found true, expected use_distributed_optimizer and overlap_grad_reduce true"
+        if optim.optimizer_cpu_offload and not optim.use_distributed_optimizer:
+            yield f"{section}.optimizer_cpu_offload: found true, expected {section}.use_distributed_optimizer true with it"
         if optim.min_lr > optim.lr:
             yield f"{section}.min_lr: found {optim.min_lr}, expected at most {section}.lr, {optim.lr}"
 

@@ -129,7 +129,8 @@ class OptimConfig:
     overlap_param_gather: bool = False
     """Gather updated parameters while the next forward pass runs."""
     optimizer_cpu_offload: bool = False
-    """Keep optimiser state in host memory and update it there. Needs a GPU: on a CPU it is in host memory anyway."""
+    """Keep optimiser state in host memory and update it there. Needs use_distributed_optimizer, and a GPU: on a CPU it is there
+    anyway."""
     optimizer_offload_fraction: float = 1.0
     """Share of the optimiser state that is kept in host memory."""
 

@@ -112,7 +112,7 @@ class Checkpoints:
                     chunk.load_state_dict(state[f"model{i}"])
                 if isinstance(model, TrainableModel):
                     _restore_first_step(state["optimizer"])
-                    model.optimizer.load_state_dict(state["optimizer"])
+                    model.load_optimizer(state["optimizer"])
         trainer = json.loads((path / "trainer.json").read_text())
         file = path / "ranks" / f"{self.place.rank:05d}.pt"
         same = trainer["layout"] == layout(self.place, models["policy"]) and file.exists()

@@ -8,7 +8,6 @@ import torch
 
 from nemo_amft.data.batching import Batch, MicroBatch
 from nemo_amft.models.trainable import TrainableModel, call_model
-from nemo_amft.parallel import platform
 from nemo_amft.parallel.reductions import Sums, reduce_sums
 from nemo_amft.types import CriticLoss, Totals
 
@@ -46,5 +45,4 @@ class Critic(TrainableModel):
             for name, parameter in mine.named_parameters():
                 if name in source and source[name].shape == parameter.shape and "output_layer" not in name:
                     parameter.copy_(source[name])
-        with platform.megatron():
-            self.optimizer.reload_model_params()
+        self.reload_parameters()

@@ -22,13 +22,13 @@ from megatron.core.optimizer import (
     get_megatron_optimizer,
     get_standard_config_overrides,
 )
-from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import get_model_config
 
 from nemo_amft.config.schema import ModelConfig, OptimConfig
 from nemo_amft.data.batching import Batch, Cut, MicroBatch, micro_batches, unpad
+from nemo_amft.models import offloading
 from nemo_amft.models.packing import PackedSequences
 from nemo_amft.parallel import platform
 from nemo_amft.parallel.groups import Place
@@ -169,10 +169,12 @@ class TrainableModel(ForwardModel):
     def _create_adam_state(self) -> None:
         """Give Adam the state it would make in its first step, so that a model can be saved, or loaded into, before it."""
         for member in self._optimizers():
-            if isinstance(member.optimizer, HybridDeviceOptimizer):
-                for part in member.optimizer.sub_optimizers:
+            hybrid = offloading.hybrid_of(member)
+            if hybrid is not None:
+                offloading.prepare(hybrid)
+                for part in hybrid.sub_optimizers:
                     _create_moments(part)
-                member.optimizer._sync_sub_optimizers_state_to_hdo()
+                hybrid._sync_sub_optimizers_state_to_hdo()
             elif isinstance(member.optimizer, torch.optim.Adam | torch.optim.AdamW):
                 _create_moments(member.optimizer)
             else:
@@ -264,6 +266,20 @@ class TrainableModel(ForwardModel):
             with platform.megatron():
                 for chunk in self.chunks:
                     chunk.start_param_sync(force_sync=True)
+
+    def load_optimizer(self, state: dict[str, Any]) -> None:
+        """Take over what `optimizer.sharded_state_dict` gave and a checkpoint kept."""
+        self.optimizer.load_state_dict(state)
+        for hybrid in filter(None, map(offloading.hybrid_of, self._optimizers())):
+            offloading.copy_to_host(hybrid)
+
+    def reload_parameters(self) -> None:
+        """Have the optimiser start from the model's present parameters, after these were set otherwise than by it."""
+        with platform.megatron():
+            self.optimizer.reload_model_params()
+            for member in self._optimizers():
+                if offloading.hybrid_of(member) is not None:
+                    offloading.take_model_parameters(member)
 
     def scheduler(self, max_lr: float, min_lr: float, steps: int, warmup_ratio: float, style: str) -> OptimizerParamScheduler:
         """Megatron's learning-rate schedule over `steps` steps of this model's optimiser."""

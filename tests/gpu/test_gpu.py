@@ -62,9 +62,10 @@ def test_bf16_steps_stay_near_fp32(device, folders, cpu_steps):
         assert off < 0.05, name
 
 
-def test_a_checkpoint_restores_the_run(device, folders, tmp_path):
-    uninterrupted = on(device, meta_steps.save_after_two, folders[False], Case(), str(tmp_path))
-    resumed = on(device, meta_steps.resume_after_two, folders[False], Case(), str(tmp_path))
+@pytest.mark.parametrize("case", [Case(), Case(offload=True), Case(offload=True, precision="bf16")], ids=repr)
+def test_a_checkpoint_restores_the_run(device, folders, tmp_path, case):
+    uninterrupted = on(device, meta_steps.save_after_two, folders[False], case, str(tmp_path))
+    resumed = on(device, meta_steps.resume_after_two, folders[False], case, str(tmp_path))
     assert largest_difference(resumed, uninterrupted) < 1e-4
 
 

@@ -22,7 +22,7 @@ from nemo_amft.models.checkpoints import Checkpoints, layout
 from nemo_amft.models.critic import Critic
 from nemo_amft.models.hub_weights import load_hub_weights
 from nemo_amft.models.policy import Policy
-from nemo_amft.models.trainable import set_schedule
+from nemo_amft.models.trainable import TrainableModel, set_schedule
 from nemo_amft.observe.timers import PhaseTimers
 from nemo_amft.parallel import groups, platform
 from nemo_amft.types import Example, TokenSequence, Verdict
@@ -41,6 +41,7 @@ class Case:
     sequence_parallel: bool = False
     distributed_optimizer: bool = True
     overlap: bool = False
+    offload: bool = False
     micro_batch_size: int = 3
     micro_batch_tokens: int | None = None
     packing: bool = True
@@ -75,6 +76,7 @@ class Case:
             lr_warmup_ratio=0.0,
             use_distributed_optimizer=self.distributed_optimizer,
             overlap_grad_reduce=self.overlap,
+            optimizer_cpu_offload=self.offload,
         )
 
 
@@ -206,6 +208,44 @@ def resume_at_once(folder: str, case: Case, checkpoints: str) -> tuple[float, fl
     store = Checkpoints(Path(checkpoints), 2, session.place)
     store.load(store.newest_intact(), {"policy": session.policy, "critic": session.critic})
     return session.step(0)["grad_norm/total"], session.step(1)["grad_norm/total"]
+
+
+def save_offloaded(folder: str, case: Case, checkpoints: str) -> None:
+    """A checkpoint with moments that no optimiser starts with."""
+    session = Session(folder, case)
+    for member in session.policy._optimizers():
+        for state in member.optimizer.state.values():
+            state["exp_avg"].fill_(0.25)
+    models = {"policy": session.policy, "critic": session.critic}
+    Checkpoints(Path(checkpoints), 2, session.place).save(0, models, {"layout": layout(session.place, session.policy)}, {})
+
+
+def load_offloaded(folder: str, case: Case, checkpoints: str) -> tuple[set[float], dict[str, float]]:
+    """The policy's moments after loading; how far the optimiser's parameters are from the models', after that and after the
+    critic has taken over weights that were changed meanwhile."""
+    session = Session(folder, case)
+    store = Checkpoints(Path(checkpoints), 2, session.place)
+    store.load(store.newest_intact(), {"policy": session.policy, "critic": session.critic})
+    states = [state for member in session.policy._optimizers() for state in member.optimizer.state.values()]
+    moments = {value for state in states for value in state["exp_avg"].unique().tolist()}
+    differences = {"as loaded": _apart(session.policy)}
+    with torch.no_grad():
+        for parameter in session.policy.chunks[0].parameters():
+            parameter.add_(0.5)
+    session.critic.copy_body_from(session.policy)
+    return moments, differences | {"critic, from the policy": _apart(session.critic)}
+
+
+def _apart(model: TrainableModel) -> float:
+    """Largest difference between this rank's main shards and the model's parameters that they belong to."""
+    (member,) = model._optimizers()
+    shards = zip(member.model_float16_groups, member.shard_fp32_from_float16_groups, strict=True)
+    pairs = [pair for parameters, mains in shards for pair in zip(parameters, mains, strict=True)]
+    ranges = [member._get_model_param_range_map(parameter)["param"] for parameter, _ in pairs]
+    return max(
+        float((parameter.view(-1)[at.start : at.end].float() - main).abs().max())
+        for (parameter, main), at in zip(pairs, ranges, strict=True)
+    )
 
 
 def kept_bytes(folder: str, case: Case) -> dict[str, float]:

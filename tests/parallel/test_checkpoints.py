@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from nemo_amft.models import checkpoints
+from nemo_amft.models import checkpoints, offloading
 from nemo_amft.types import UserError
 from tests.parallel import meta_steps
 from tests.parallel.meta_steps import Case
@@ -65,6 +67,21 @@ def test_replicas_share_the_writing_and_the_checking(folders, tmp_path):
         (bad / name).write_bytes((bad / name).read_bytes()[:-1])
         assert run_ranks(2, meta_steps.resume_at_once, folders[False], Case(), str(tmp_path)) == saved
         shutil.copy(good / name, bad / name)
+
+
+def test_an_offloaded_optimiser_is_loaded_and_takes_over_weights(folders, tmp_path):
+    """On a CPU nothing is offloaded and no step can be made (tests/gpu does), but state and main shards are the same."""
+    case = Case(offload=True, precision="bf16")
+    run_ranks(2, meta_steps.save_offloaded, folders[False], case, str(tmp_path))
+    for moments, differences in run_ranks(2, meta_steps.load_offloaded, folders[False], case, str(tmp_path)):
+        assert moments == {0.25}
+        assert differences == {"as loaded": 0.0, "critic, from the policy": 0.0}
+
+
+def test_copies_in_host_memory_follow_the_parameters():
+    parameter, copy = torch.ones(3), torch.zeros(3)
+    offloading.copy_to_host(SimpleNamespace(gpu_params_map_cpu_copy={parameter: copy}))
+    assert copy.tolist() == [1.0] * 3
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tmp_path, folders):
