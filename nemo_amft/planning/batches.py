@@ -13,11 +13,15 @@ def batch_table(config: Config) -> list[Row]:
     """The batch of a step, spelled out in every unit that people call "batch size"."""
     data, trainer, model, warmup = config.data, config.trainer, config.model, config.warmup
     ranks = data_parallel_size(config)
-    sequences = data.prompts_per_step * data.samples_per_prompt
+    method = config.method.build(config.rollout.longest)
+    samples = method.samples_per_prompt(data.samples_per_prompt) if method.rolls_out else 0
+    imitated = method.demonstrations_per_step(data.demonstrations_per_step)
+    of_prompts = data.prompts_per_step if method.needs_demonstrations else 0
+    sequences = data.prompts_per_step * samples
     updates = lookup(config, "method.rl.updates_per_rollout_batch") or 1
     share = ceil(sequences / ranks / updates)
     tokens = sequences * (data.max_prompt_tokens + config.rollout.longest)
-    tokens += data.demonstrations_per_step * (data.max_prompt_tokens + data.max_demonstration_tokens)
+    tokens += (imitated + of_prompts) * (data.max_prompt_tokens + data.max_demonstration_tokens)
     longest = data.max_prompt_tokens + max(config.rollout.longest, data.max_demonstration_tokens) - 1
     layout = (model.tensor_model_parallel_size, model.pipeline_model_parallel_size, model.context_parallel_size)
     rows = [
@@ -26,13 +30,15 @@ def batch_table(config: Config) -> list[Row]:
             f"{trainer.num_nodes} x {trainer.devices} = {trainer.num_nodes * trainer.devices}: "
             f"tensor {layout[0]} x pipeline {layout[1]} x context {layout[2]} x data {ranks}",
         ),
-        ("rollouts a step", f"{data.prompts_per_step} prompts x {data.samples_per_prompt} samples = {sequences} sequences"),
-        ("updates a step", f"{updates}, of {sequences // updates} sequences"),
+        *(_rollouts(data.prompts_per_step, samples, updates, share, _micro_batches(model, share, longest)) if samples else ()),
         (
-            "a data-parallel rank, an update",
-            f"{share} sequences, {_micro_batches(model, share, longest)}",
+            "demonstrations a step",
+            f"at most {of_prompts}, of the step's prompts"
+            if of_prompts
+            else _demonstrations(imitated, ranks, model, longest)
+            if imitated
+            else "none",
         ),
-        ("demonstrations a step", _demonstrations(data.demonstrations_per_step, ranks, model, longest)),
         ("tokens a step, at most", f"{tokens:,}"),
         ("steps", f"{trainer.max_steps}, after {warmup.steps} of warm-up"),
         ("demonstrations a warm-up step", _demonstrations(warmup.demonstrations_per_step, ranks, model, longest)),
@@ -40,6 +46,15 @@ def batch_table(config: Config) -> list[Row]:
     ]
     meta = _meta_update(config, sequences)
     return rows + ([("meta-update", meta)] if meta else [])
+
+
+def _rollouts(prompts: int, samples: int, updates: int, share: int, micro_batches: str) -> list[Row]:
+    sequences = prompts * samples
+    return [
+        ("rollouts a step", f"{prompts} prompts x {samples} samples = {sequences} sequences"),
+        ("updates a step", f"{updates}, of {sequences // updates} sequences"),
+        ("a data-parallel rank, an update", f"{share} sequences, {micro_batches}"),
+    ]
 
 
 def _micro_batches(model: ModelConfig, share: int, longest: int) -> str:

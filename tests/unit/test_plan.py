@@ -109,6 +109,22 @@ def test_the_batch_of_the_papers_run():
     assert rows["tokens a step, at most"] == f"{1024 * (1024 + 8192) + 128 * (1024 + 8192):,}"
 
 
+@pytest.mark.parametrize(
+    ("method", "rollouts", "demonstrations"),
+    [
+        ("sft", None, "128;"),
+        ("grpo", 1024, "none"),
+        ("luffy", 896, "at most 128, of the step's prompts"),
+        ("amft", 1024, "128;"),
+    ],
+)
+def test_a_method_draws_and_imitates_what_its_batch_says(method, rollouts, demonstrations):
+    rows = dict(batch_table(math(f"method={method}", "model.tensor_model_parallel_size=4")))
+    assert rows["demonstrations a step"].startswith(demonstrations)
+    assert rows.get("rollouts a step", "").endswith(f"= {rollouts} sequences" if rollouts else "")
+    assert ("rollouts a step" in rows) == bool(rollouts)
+
+
 def test_a_token_budget_is_shown_in_place_of_the_micro_batch_size():
     rows = dict(batch_table(math("model.micro_batch_tokens=20000", "model.tensor_model_parallel_size=4")))
     assert rows["a data-parallel rank, an update"] == "64 sequences, micro-batches of 20,000 tokens: 32 at full length"

@@ -159,6 +159,8 @@ class Method:
     imitates_a_choice = False
     """Whether what is imitated depends on the rollouts, or is a part of a demonstration. Its entropy is then that of a choice
     and no measure of the policy, so none is logged as `entropy`."""
+    rolls_out = True
+    """Whether there are rollouts at all."""
     has_both_terms = True
     """Whether L_SFT and L_RL stand in every step, weighed by the controller alone: only then has mu a meta-gradient, and a
     learned mu anything to balance."""

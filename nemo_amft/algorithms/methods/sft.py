@@ -21,6 +21,7 @@ class SFT(Method):
 
     Config = SFTConfig
     has_both_terms = False
+    rolls_out = False
 
     def __init__(self, config: SFTConfig, max_new_tokens: int):
         super().__init__(config, max_new_tokens)
