@@ -17,7 +17,7 @@ PIP := .venv/bin/python -m pip install --disable-pip-version-check --quiet --no-
 
 help:
 	@echo 'make quickstart [ARGS="trainer.seed=2 ..."]   train a small model with AMFT on two CPU cores'
-	@echo 'make study [ARGS="--only amft,grpo"]          the runs of docs/study.md, resumably, on two cores (hours)'
+	@echo 'make study [ARGS="--only amft,grpo"]          the runs of docs/study.md, or some, resumably, on two cores (hours)'
 	@echo 'make test                                     every test; those on a real Slurm where it is installed'
 	@echo 'make test-slurm                               these alone (root; tests/slurm/local_slurm.sh install)'
 	@echo 'make test-fast                                unit tests that are not slow'
@@ -51,7 +51,7 @@ quickstart: venv
 	OMP_NUM_THREADS=1 .venv/bin/torchrun --nproc-per-node 2 -m nemo_amft.train --config-name quickstart $(ARGS)
 
 study: venv
-	.venv/bin/python -m nemo_amft.study studies/amft_tuning.yaml --jobs 2
+	$(if $(ARGS),,.venv/bin/python -m nemo_amft.study studies/amft_tuning.yaml --jobs 2)
 	.venv/bin/python -m nemo_amft.study studies/amft.yaml --jobs 2 $(ARGS)
 
 slurm-demo: venv

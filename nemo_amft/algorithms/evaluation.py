@@ -32,6 +32,7 @@ def evaluate(
         f"{name}/reward_timeout": float(sum(s.verdict.status == "timeout" for s in drawn)),
         f"{name}/reward_error": float(sum(s.verdict.status == "error" for s in drawn)),
     }
+    sampler.failures()  # counted above, under the set's name, and not to be counted again by the training step that follows
     for number in dict.fromkeys(key for sample in drawn for key in sample.verdict.numbers):
         values = [sample.verdict.numbers[number] for sample in drawn if number in sample.verdict.numbers]
         metrics[f"{name}/{number}"] = sum(values) / len(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -216,7 +217,7 @@ def _target(target: Any) -> str | None:
 
 def _answer(value: Any, key: str) -> str:
     """Numbers are taken as they print, as some sets store integer answers as such."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     answer = _text(value, key, expected="a non-empty text or a number")
     if MARKS & set(answer):

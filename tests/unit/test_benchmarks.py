@@ -118,6 +118,7 @@ def test_a_bad_row_is_named(schema, change, message):
     ("golds", "message"),
     [
         ([], "final_answer: found [], expected a non-empty list of answers"),
+        ([float("nan")], "final_answer[0]: found nan, expected a non-empty text or a number"),
         (["1", "2\x1e3"], "final_answer[1]: found '2\\x1e3', expected an answer without the characters U+001E and U+001F"),
     ],
 )
