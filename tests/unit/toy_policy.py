@@ -15,7 +15,7 @@ from nemo_amft.types import Example, TokenSequence, Totals, Verdict
 
 VOCAB = 16
 LONGEST = 7
-"""max_new_tokens: the constant divisor of Dr.GRPO's aggregation."""
+"""longest_response: the constant divisor of Dr.GRPO's aggregation."""
 
 
 class Tools:

@@ -19,10 +19,10 @@ class AMFT(Method):
 
     Config = AMFTConfig
 
-    def __init__(self, config: AMFTConfig, max_new_tokens: int):
-        super().__init__(config, max_new_tokens)
+    def __init__(self, config: AMFTConfig, longest_response: int):
+        super().__init__(config, longest_response)
         self.use_rl(config.rl)
 
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
         """L_SFT on the demonstrations, L_RL on the rollouts (Algorithm 2, lines 16-20)."""
-        return [sft_term(demonstrations), rl_term(groups, self.config.rl, self.max_new_tokens)]
+        return [sft_term(demonstrations), rl_term(groups, self.config.rl, self.longest_response)]

@@ -165,9 +165,9 @@ class Method:
     """Whether L_SFT and L_RL stand in every step, weighed by the controller alone: only then has mu a meta-gradient, and a
     learned mu anything to balance."""
 
-    def __init__(self, config: Any, max_new_tokens: int):
-        """`max_new_tokens`: the longest response, the constant divisor of seq_mean_token_sum_norm."""
-        self.config, self.max_new_tokens = config, max_new_tokens
+    def __init__(self, config: Any, longest_response: int):
+        """`longest_response`: in tokens; the constant divisor of seq_mean_token_sum_norm."""
+        self.config, self.longest_response = config, longest_response
 
     tools: Tools
 
@@ -239,8 +239,8 @@ class GroupMethod(Method):
     needs_demonstrations = True
     has_both_terms = False
 
-    def __init__(self, config: Any, max_new_tokens: int):
-        super().__init__(config, max_new_tokens)
+    def __init__(self, config: Any, longest_response: int):
+        super().__init__(config, longest_response)
         self.use_rl(config.rl)
 
     @staticmethod
@@ -265,15 +265,15 @@ def sft_term(demonstrations: Sequence[Demonstration], loss: TokenLoss | None = N
     return Term("sft", Batch.whole([d.sequence for d in demonstrations]), loss or SFTLoss())
 
 
-def policy_loss(rl: RLConfig, max_new_tokens: int) -> PolicyLoss:
+def policy_loss(rl: RLConfig, longest_response: int) -> PolicyLoss:
     """The loss that `rl` describes."""
-    return PolicyLoss(rl.clip_ratio, rl.loss_aggregation, max_new_tokens, rl.kl_coef, rl.entropy_coef, rl.importance_cap)
+    return PolicyLoss(rl.clip_ratio, rl.loss_aggregation, longest_response, rl.kl_coef, rl.entropy_coef, rl.importance_cap)
 
 
 def rl_term(
     groups: Sequence[Group],
     rl: RLConfig,
-    max_new_tokens: int,
+    longest_response: int,
     *,
     advantages: Sequence[float] | None = None,
     loss: TokenLoss | None = None,
@@ -299,5 +299,5 @@ def rl_term(
         needs.add("old_log_prob")
     if rl.kl_coef:
         needs.add("reference_log_prob")
-    loss = loss or policy_loss(rl, max_new_tokens)
+    loss = loss or policy_loss(rl, longest_response)
     return Term("rl", batch, loss, on_policy=True, needs=frozenset(needs), rl=rl)

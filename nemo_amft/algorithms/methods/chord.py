@@ -22,10 +22,10 @@ class CHORD(Method):
 
     Config = CHORDConfig
 
-    def __init__(self, config: CHORDConfig, max_new_tokens: int):
-        super().__init__(config, max_new_tokens)
+    def __init__(self, config: CHORDConfig, longest_response: int):
+        super().__init__(config, longest_response)
         self.use_rl(config.rl)
 
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
         loss = WeightedNLL("phi") if self.config.phi else None
-        return [sft_term(demonstrations, loss), rl_term(groups, self.config.rl, self.max_new_tokens)]
+        return [sft_term(demonstrations, loss), rl_term(groups, self.config.rl, self.longest_response)]

@@ -40,8 +40,8 @@ class LUFFY(GroupMethod):
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
         """One term over rollouts and demonstrations: they share its denominator."""
         joined = with_demonstrations(groups, self.demonstrated(groups))
-        loss = MixedPolicyLoss(policy_loss(self.config.rl, self.max_new_tokens), "shaped", self.config.shaping)
-        return [rl_term(joined, self.config.rl, self.max_new_tokens, loss=loss)]
+        loss = MixedPolicyLoss(policy_loss(self.config.rl, self.longest_response), "shaped", self.config.shaping)
+        return [rl_term(joined, self.config.rl, self.longest_response, loss=loss)]
 
 
 def with_demonstrations(groups: Sequence[Group], found: Sequence[Sample | None]) -> list[Group]:

@@ -39,8 +39,8 @@ class HPT(GroupMethod):
     Config: type = HPTConfig
     imitates_a_choice = True
 
-    def __init__(self, config: HPTConfig | SuperRLConfig, max_new_tokens: int):
-        super().__init__(config, max_new_tokens)
+    def __init__(self, config: HPTConfig | SuperRLConfig, longest_response: int):
+        super().__init__(config, longest_response)
         self._imitated = 0.0
 
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
@@ -49,7 +49,7 @@ class HPT(GroupMethod):
         explored = [group for group, d in zip(groups, shown, strict=True) if d is None]
         self._imitated = len(imitated) / max(len(groups), 1)
         imitation = replace(sft_term(imitated), weight=self.config.sft_coef)
-        return [imitation, rl_term(explored, self.config.rl, self.max_new_tokens)]
+        return [imitation, rl_term(explored, self.config.rl, self.longest_response)]
 
     def fails(self, group: Group) -> bool:
         """Whether the prompt is imitated."""
@@ -90,8 +90,8 @@ class DyME(GroupMethod):
     Config = DyMEConfig
     imitates_a_choice = True
 
-    def __init__(self, config: DyMEConfig, max_new_tokens: int):
-        super().__init__(config, max_new_tokens)
+    def __init__(self, config: DyMEConfig, longest_response: int):
+        super().__init__(config, longest_response)
         self._imitated = 0.0
 
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
@@ -109,8 +109,8 @@ class DyME(GroupMethod):
                 advantages += [0.0] * len(samples)
             composed.append(replace(group, samples=samples))
         self._imitated = imitated / max(len(groups), 1)
-        loss = MixedPolicyLoss(policy_loss(self.config.rl, self.max_new_tokens), "log_prob")
-        return [rl_term(composed, self.config.rl, self.max_new_tokens, advantages=advantages, loss=loss)]
+        loss = MixedPolicyLoss(policy_loss(self.config.rl, self.longest_response), "log_prob")
+        return [rl_term(composed, self.config.rl, self.longest_response, advantages=advantages, loss=loss)]
 
     def metrics(self) -> dict[str, float]:
         return {"method/imitated_prompts": self._imitated}

@@ -20,8 +20,8 @@ class PolicyGradient(Method):
     Config = PolicyGradientConfig
     has_both_terms = False
 
-    def __init__(self, config: PolicyGradientConfig, max_new_tokens: int):
-        super().__init__(config, max_new_tokens)
+    def __init__(self, config: PolicyGradientConfig, longest_response: int):
+        super().__init__(config, longest_response)
         self.use_rl(config.rl)
 
     def demonstrations_per_step(self, configured: int) -> int:
@@ -29,4 +29,4 @@ class PolicyGradient(Method):
 
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
         """L_RL on the rollouts."""
-        return [rl_term(groups, self.config.rl, self.max_new_tokens)]
+        return [rl_term(groups, self.config.rl, self.longest_response)]

@@ -32,15 +32,15 @@ class ReLIFT(GroupMethod):
     Config = ReLIFTConfig
     imitates_a_choice = True
 
-    def __init__(self, config: ReLIFTConfig, max_new_tokens: int):
-        super().__init__(config, max_new_tokens)
+    def __init__(self, config: ReLIFTConfig, longest_response: int):
+        super().__init__(config, longest_response)
         self.buffer: list[Example] = []
         """Oldest first."""
         self._imitated = 0
 
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
         self.buffer += [g.example for g in groups if not any(s.verdict.correct for s in g.samples)]
-        terms = [rl_term(groups, self.config.rl, self.max_new_tokens)]
+        terms = [rl_term(groups, self.config.rl, self.longest_response)]
         self._imitated = 0
         if self.due(step):
             newest = self.buffer[: -self.config.buffer_size - 1 : -1]

@@ -27,8 +27,8 @@ class SASR(GroupMethod):
     Config = SASRConfig
     needs_demonstrations = False
 
-    def __init__(self, config: SASRConfig, max_new_tokens: int):
-        super().__init__(config, max_new_tokens)
+    def __init__(self, config: SASRConfig, longest_response: int):
+        super().__init__(config, longest_response)
         self.warmup_norm: float | None = None
         self.last_norm: float | None = None
         self._imitates = False
@@ -49,7 +49,7 @@ class SASR(GroupMethod):
         return [] if self._imitates else list(examples)
 
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
-        return [sft_term(demonstrations)] if self._imitates else [rl_term(groups, self.config.rl, self.max_new_tokens)]
+        return [sft_term(demonstrations)] if self._imitates else [rl_term(groups, self.config.rl, self.longest_response)]
 
     def observe(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
         norm = metrics.get("grad_norm/total", math.nan)

@@ -23,8 +23,8 @@ class SFT(Method):
     has_both_terms = False
     rolls_out = False
 
-    def __init__(self, config: SFTConfig, max_new_tokens: int):
-        super().__init__(config, max_new_tokens)
+    def __init__(self, config: SFTConfig, longest_response: int):
+        super().__init__(config, longest_response)
         self.uses_reference = config.kl_coef > 0.0
 
     def prompts(self, step: int, examples: Sequence[Example]) -> list[Example]:

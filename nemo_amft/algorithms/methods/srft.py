@@ -65,7 +65,7 @@ class SRFT(GroupMethod):
         imitation = sft_term(
             [Demonstration(g.example, s.sequence) for g, s in pairs], WeightedNLL("entropy", self.config.sft_scale)
         )
-        loss = OffPolicyLoss("ratio", aggregation=rl.loss_aggregation, constant=self.max_new_tokens)
+        loss = OffPolicyLoss("ratio", aggregation=rl.loss_aggregation, constant=self.longest_response)
         off_policy = Term(
             "demonstration",
             Batch.whole(
@@ -80,8 +80,8 @@ class SRFT(GroupMethod):
         """Of an RL term it takes batch, needs and name; the loss is another and asks for no advantage."""
         samples: list[Sample] = [sample for group in groups for sample in group.samples]
         config, rl = self.config, self.config.rl
-        loss = SelfImitationLoss(config.rl_scale, config.own_form, rl.loss_aggregation, self.max_new_tokens, rl.entropy_coef)
-        term = rl_term(groups, rl, self.max_new_tokens, advantages=[0.0] * len(samples), loss=loss)
+        loss = SelfImitationLoss(config.rl_scale, config.own_form, rl.loss_aggregation, self.longest_response, rl.entropy_coef)
+        term = rl_term(groups, rl, self.longest_response, advantages=[0.0] * len(samples), loss=loss)
         term.batch.per_sequence["correct"] = [float(s.verdict.correct) for s in samples]
         if config.own_form != "ratio":
             term.needs = frozenset()

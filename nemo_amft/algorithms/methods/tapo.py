@@ -38,8 +38,8 @@ class TAPO(GroupMethod):
 
     Config = TAPOConfig
 
-    def __init__(self, config: TAPOConfig, max_new_tokens: int):
-        super().__init__(config, max_new_tokens)
+    def __init__(self, config: TAPOConfig, longest_response: int):
+        super().__init__(config, longest_response)
         self.library: list[str] = []
         self._guided = self._too_long = 0
 
@@ -79,7 +79,7 @@ class TAPO(GroupMethod):
         return re.sub(r"\d+(\.\d+)?", "#", " ".join(text_of(example).split()))[: self.config.pattern_chars]
 
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
-        return [rl_term(groups, self.config.rl, self.max_new_tokens)]
+        return [rl_term(groups, self.config.rl, self.longest_response)]
 
     def metrics(self) -> dict[str, float]:
         return {"method/guided": float(self._guided), "method/too_long": float(self._too_long)}

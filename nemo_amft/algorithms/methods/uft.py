@@ -39,8 +39,8 @@ class UFT(GroupMethod):
     Config = UFTConfig
     imitates_a_choice = True
 
-    def __init__(self, config: UFTConfig, max_new_tokens: int):
-        super().__init__(config, max_new_tokens)
+    def __init__(self, config: UFTConfig, longest_response: int):
+        super().__init__(config, longest_response)
         self._hinted = self._cut = 0.0
 
     def added_prompt_tokens(self, data: DataConfig) -> int:
@@ -74,7 +74,7 @@ class UFT(GroupMethod):
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
         hints = [hint for hint in (self.hint(group) for group in groups) if hint is not None]
         imitation = replace(sft_term(hints), weight=self.config.hint_coef)
-        return [imitation, rl_term(groups, self.config.rl, self.max_new_tokens)]
+        return [imitation, rl_term(groups, self.config.rl, self.longest_response)]
 
     def hint(self, group: Group) -> Demonstration | None:
         """The prompt and its hint, trained on the hint; None where there is no hint."""
