@@ -51,7 +51,7 @@ quickstart: venv
 	OMP_NUM_THREADS=1 .venv/bin/torchrun --nproc-per-node 2 -m nemo_amft.train --config-name quickstart $(ARGS)
 
 study: venv
-	$(if $(ARGS),,.venv/bin/python -m nemo_amft.study studies/amft_tuning.yaml --jobs 2)
+	$(if $(findstring --only,$(ARGS)),,.venv/bin/python -m nemo_amft.study studies/amft_tuning.yaml --jobs 2)
 	.venv/bin/python -m nemo_amft.study studies/amft.yaml --jobs 2 $(ARGS)
 
 slurm-demo: venv

@@ -17,7 +17,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,13 +69,9 @@ class Cell:
         return (self.folder / "summary.json").is_file()
 
     def command(self, config: str) -> list[str]:
-        """What starts it: one process, or torchrun where the configuration has several. Raises UserError if it cannot run."""
+        """What starts it: one process, or torchrun where the configuration has several."""
         arguments = ["--config-name", config, *self.overrides]
-        loaded = load(arguments, check=False)
-        for message in rules.violations(loaded, on_this_machine=False):
-            if not message.startswith("model.path:"):  # which the study's base makes
-                raise UserError(f"{self.name}: {message}")
-        processes = loaded.trainer.devices
+        processes = load(arguments, check=False).trainer.devices
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
         return [sys.executable, *launcher, "-m", "nemo_amft.train", *arguments]
 
@@ -129,6 +125,14 @@ def _cell(study: Study, name: str, seed: int, folder: Path, overrides: Sequence[
     return Cell(name, seed, folder, (*study.overrides, f"trainer.seed={seed}", *overrides, *place))
 
 
+def check(cells: Iterable[Cell], config: str) -> None:
+    """Raises UserError for the first cell whose configuration is refused, before any is run."""
+    for cell in cells:
+        for message in rules.violations(load(["--config-name", config, *cell.overrides], check=False), on_this_machine=False):
+            if not message.startswith("model.path:"):  # which the study's base makes
+                raise UserError(f"{cell.name}: {message}")
+
+
 def start(cell: Cell, config: str) -> int:
     """Run a cell to its end. Returns its exit status."""
     cell.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -170,6 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         cells = list(runs(study, out, [name for name in args.only.split(",") if name], args.overrides))
         before = bases(study, out, args.overrides)
         commands = [cell.command(study.config) for cell in (*before, *cells)]  # all are read before the first is run
+        if not args.list:  # sweep.sh lists them, and gives each its processes
+            check((*before, *cells), study.config)
     except UserError as error:
         print(f"nemo_amft: error: {error}", file=sys.stderr)
         return 2

@@ -197,7 +197,8 @@ class Run:
             return False
         state, rank_state = self.checkpoints.load(path, self.models)
         self.trainer.load_state_dict(state)
-        if rank_state is not None:
+        # The ranks must go the same way: a meta-update is collective.
+        if all_agree(rank_state is not None) and rank_state is not None:
             random_state.set_state(rank_state["random"])
             self._restore_kept(rank_state["kept"])
         elif p.place.is_main:
@@ -217,8 +218,7 @@ class Run:
         shapes = [parameter.shape for parameter in self.parts.policy.main_parameters()]
         if kept is None or self.trainer.meta is None:
             return
-        fits = [d.shape for d in kept["direction"]] == shapes
-        if not all_agree(fits):  # the ranks must go the same way: a meta-update is collective
+        if not all_agree([d.shape for d in kept["direction"]] == shapes):
             self.parts.progress.message("the optimiser's shards differ from the checkpoint's: the kept difference is lost")
             return
         direction = [d.to(platform.device()) for d in kept["direction"]]

@@ -62,6 +62,7 @@ def target_entropy(trainer: Trainer) -> float:
     else:
         with trainer.awake():
             groups = trainer.roll_out("target_entropy", 0, p.data.prompts[: n * c.data.prompts_per_step], 1)
+        p.sampler.failures()  # a reward that could not be graded has no part in an entropy
         batch, temperature = Batch.whole([s.sequence for g in groups for s in g.samples]), c.rollout.temperature
     share = batch.share(p.place)
     values = p.policy.entropies(share, temperature=temperature)

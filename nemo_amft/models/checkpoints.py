@@ -65,8 +65,11 @@ class Checkpoints:
         if self.place.is_main:
             (temporary / "manifest.json").write_text(json.dumps(manifest))
             _sync_to_disk([temporary / "manifest.json", temporary])
-            shutil.rmtree(final, ignore_errors=True)
+            before = temporary.with_name(f".writing_over_{final.name}")
+            if final.exists():  # of the same step: out of the way first, as deleting takes long, and a kill may come
+                os.replace(final, before)
             os.replace(temporary, final)
+            shutil.rmtree(before, ignore_errors=True)
             for old in self.paths()[: -self.keep]:
                 shutil.rmtree(old, ignore_errors=True)
         dist.barrier()
@@ -115,7 +118,8 @@ class Checkpoints:
                     model.load_optimizer(state["optimizer"])
         trainer = json.loads((path / "trainer.json").read_text())
         file = path / "ranks" / f"{self.place.rank:05d}.pt"
-        same = trainer["layout"] == layout(self.place, models["policy"]) and file.exists()
+        # Without "chunks" it was written before this was kept, by a rank that had one.
+        same = {"chunks": 1} | trainer["layout"] == layout(self.place, models["policy"]) and file.exists()
         rank_state = torch.load(file, weights_only=True, map_location="cpu") if same else None
         dist.barrier()
         return trainer, rank_state
@@ -187,12 +191,12 @@ def _sync_to_disk(paths: Sequence[Path]) -> None:
             os.close(descriptor)
 
 
-def damage(path: Path, models: Sequence[str] | None = None) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None if every file is as the manifest says. `models`: look at theirs
-    alone."""
+def damage(path: Path, parts: Sequence[str] | None = None) -> str | None:
+    """What is wrong with a checkpoint, in a few words; None if every file is as the manifest says. `parts`: look at
+    these folders and files alone."""
     expected = _manifest_of(path)
-    if expected is not None and models is not None:
-        expected = {name: entry for name, entry in expected.items() if name.partition("/")[0] in models}
+    if expected is not None and parts is not None:
+        expected = {name: entry for name, entry in expected.items() if name.partition("/")[0] in parts}
     return NO_MANIFEST if expected is None else _first_fault(path, expected)
 
 
@@ -221,6 +225,6 @@ def find(path: str) -> Path:
     folder = Path(path)
     candidates = [folder] if (folder / "manifest.json").exists() else sorted((folder / "checkpoints").glob("step_*"))[::-1]
     for candidate in candidates:
-        if damage(candidate, ["policy"]) is None:
+        if damage(candidate, ["policy", "ranks", "trainer.json"]) is None:
             return candidate
     raise UserError(f"checkpoint {path}: found no intact checkpoint, expected a run directory or a step_* folder of one")

@@ -13,15 +13,19 @@ Column = tuple[str, Callable[[Run], float | None], Callable[[float], str]]
 
 def columns(runs: Sequence[Run], target: float, reference: str | None = None) -> list[Column]:
     """Title, a run's value, and how it is written. Columns that no run fills are left out, but for the first. With `reference`
-    a run's test accuracy also stands less that of the reference's run with the same seed."""
+    a run's final accuracies also stand less those of the reference's run with the same seed."""
     sets = dict.fromkeys(["test", *(name for run in runs for name in run.sets)])
     every: list[Column] = [
         ("final accuracy" if name == "test" else f"final {name}", lambda run, name=name: run.final(name), _percent)
         for name in sets
     ]
     if reference is not None:
-        base = {run.seed: run.final("test") for run in runs if run.name == reference}
-        every.insert(1, (f"less {reference}", lambda run: _less(run.final("test"), base.get(run.seed)), _points))
+        base = {run.seed: run for run in runs if run.name == reference}
+
+        def less(name: str) -> Callable[[Run], float | None]:
+            return lambda run: _less(run.final(name), base[run.seed].final(name)) if run.seed in base else None
+
+        every += [(f"less {reference}" if name == "test" else f"{name} less {reference}", less(name), _points) for name in sets]
     every += [
         ("best validation", lambda run: max(run.values("validation", "validation/accuracy"), default=None), _percent),
         (f"rollouts to {target:.0%}", lambda run: run.used_until(target, "data/samples"), _count),

@@ -15,13 +15,12 @@ def batch_table(config: Config) -> list[Row]:
     ranks = data_parallel_size(config)
     method = config.method.build(config.rollout.longest)
     samples = method.samples_per_prompt(data.samples_per_prompt) if method.rolls_out else 0
-    imitated = method.demonstrations_per_step(data.demonstrations_per_step)
-    of_prompts = data.prompts_per_step if method.needs_demonstrations else 0
+    imitated, most = method.demonstrations_per_step(data.demonstrations_per_step), method.most_imitated(data)
     sequences = data.prompts_per_step * samples
     updates = lookup(config, "method.rl.updates_per_rollout_batch") or 1
     share = ceil(sequences / ranks / updates)
     tokens = sequences * (data.max_prompt_tokens + config.rollout.longest)
-    tokens += (imitated + of_prompts) * (data.max_prompt_tokens + data.max_demonstration_tokens)
+    tokens += most * (data.max_prompt_tokens + data.max_demonstration_tokens)
     longest = data.max_prompt_tokens + max(config.rollout.longest, data.max_demonstration_tokens) - 1
     layout = (model.tensor_model_parallel_size, model.pipeline_model_parallel_size, model.context_parallel_size)
     rows = [
@@ -33,11 +32,7 @@ def batch_table(config: Config) -> list[Row]:
         *(_rollouts(data.prompts_per_step, samples, updates, share, _micro_batches(model, share, longest)) if samples else ()),
         (
             "demonstrations a step",
-            f"at most {of_prompts}, of the step's prompts"
-            if of_prompts
-            else _demonstrations(imitated, ranks, model, longest)
-            if imitated
-            else "none",
+            _demonstrations(imitated, ranks, model, longest) if imitated else f"at most {most}, of prompts" if most else "none",
         ),
         ("tokens a step, at most", f"{tokens:,}"),
         ("steps", f"{trainer.max_steps}, after {warmup.steps} of warm-up"),
@@ -80,7 +75,7 @@ def _validation(config: Config) -> str:
 def _meta_update(config: Config, sequences: int) -> str | None:
     every = lookup(config, "controller.meta_every")
     prompts, samples = (lookup(config, f"controller.meta_gradient.val_{name}") for name in ("prompts", "samples"))
-    if not lookup(config, "controller.eta_mu") or None in (every, prompts, samples):
+    if not sequences or not lookup(config, "controller.eta_mu") or None in (every, prompts, samples):
         return None
     rollouts = prompts * samples
     return (

@@ -114,7 +114,8 @@ def test_the_batch_of_the_papers_run():
     [
         ("sft", None, "128;"),
         ("grpo", 1024, "none"),
-        ("luffy", 896, "at most 128, of the step's prompts"),
+        ("luffy", 896, "at most 128, of prompts"),
+        ("tapo", 1024, "none"),
         ("amft", 1024, "128;"),
     ],
 )

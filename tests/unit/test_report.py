@@ -177,7 +177,7 @@ def test_a_document_is_filled_from_the_runs_and_again_without_a_change(document,
     [
         ("table ends", "table end", "found the table 'end', expected one of ends"),
         ("= grpo |", "= ppo |", "found the cell 'ppo', expected one that was run: amft, grpo"),
-        ("| final accuracy", "| accuracy", "found the column 'accuracy', expected one of final accuracy, less amft"),
+        ("| final accuracy", "| accuracy", "found the column 'accuracy', expected one of final accuracy, final longer, "),
     ],
 )
 def test_a_mark_that_nothing_fits_is_one_line_and_leaves_the_document(document, tmp_path, old, new, message):

@@ -194,6 +194,10 @@ class Method:
         """Demonstrations that `compose` is given, of data.demonstrations_per_step; 0 where none of them is used."""
         return configured
 
+    def most_imitated(self, data: DataConfig) -> int:
+        """Most demonstrations that a step trains on."""
+        return self.demonstrations_per_step(data.demonstrations_per_step)
+
     def added_prompt_tokens(self, data: DataConfig) -> int:
         """Most tokens that `prompts` adds to a prompt; the engine makes room for as many of them as the model has positions."""
         return 0
@@ -251,6 +255,9 @@ class GroupMethod(Method):
 
     def demonstrations_per_step(self, configured: int) -> int:
         return 0
+
+    def most_imitated(self, data: DataConfig) -> int:
+        return max(data.prompts_per_step, self.demonstrations_per_step(data.demonstrations_per_step))
 
 
 def text_of(example: Example) -> str:

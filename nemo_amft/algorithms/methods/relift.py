@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nemo_amft.algorithms.methods.base import Demonstration, Group, GroupMethod, RLConfig, Term, rl_term, sft_term
 from nemo_amft.types import Example
+
+if TYPE_CHECKING:
+    from nemo_amft.config.schema import DataConfig
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class ReLIFT(GroupMethod):
         self.buffer: list[Example] = []
         """Oldest first."""
         self._imitated = 0
+
+    def most_imitated(self, data: DataConfig) -> int:
+        return self.config.buffer_size
 
     def compose(self, step: int, groups: Sequence[Group], demonstrations: Sequence[Demonstration]) -> list[Term]:
         self.buffer += [g.example for g in groups if not any(s.verdict.correct for s in g.samples)]

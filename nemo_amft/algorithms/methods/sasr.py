@@ -6,10 +6,13 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nemo_amft.algorithms.methods.base import Demonstration, Group, GroupMethod, RLConfig, Term, rl_term, sft_term
 from nemo_amft.types import Example
+
+if TYPE_CHECKING:
+    from nemo_amft.config.schema import DataConfig
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class SASR(GroupMethod):
 
     def demonstrations_per_step(self, configured: int) -> int:
         return configured
+
+    def most_imitated(self, data: DataConfig) -> int:
+        return data.demonstrations_per_step
 
     def prompts(self, step: int, examples: Sequence[Example]) -> list[Example]:
         # What an SFT step leaves unused of the prompts is passed over.

@@ -50,6 +50,9 @@ class TAPO(GroupMethod):
         if "{pattern}" not in plugin_config.instruction:
             raise UserError(f"method.instruction: found {plugin_config.instruction!r}, expected a text with {{pattern}} in it")
 
+    def most_imitated(self, data: DataConfig) -> int:
+        return 0
+
     def added_prompt_tokens(self, data: DataConfig) -> int:
         return self.config.pattern_chars + len(self.config.instruction)
 
