@@ -66,6 +66,9 @@ def comparison(runs: Mapping[str, Sequence[Sequence[Record]]], path: str | Path 
     `runs` holds the records of each run of a name; each name has a look of its own, and its runs are thin lines.
     """
     present = {name for group in runs.values() for records in group for record in records for name in record}
+    shares = {value for group in runs.values() for records in group for value in series(records, "data/demonstration_share")[1]}
+    if len(shares) == 1:
+        present.discard("data/demonstration_share")  # nothing to see
 
     def panel(name: str, label: str, phase: str, smooth: bool) -> Callable[[Axes], None]:
         def draw(axes: Axes) -> None:
