@@ -62,15 +62,10 @@ def initialize(model: ModelConfig, seed: int, phase_timeout_s: float = 1800.0, a
         os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # torchrun's store is for its own ranks
     else:
         os.environ.update(slurm.environment(os.environ))
-    if alone or "MASTER_PORT" not in os.environ:
-        # A port of its own, as another run may be going on here.
-        os.environ |= {
-            "RANK": "0",
-            "WORLD_SIZE": "1",
-            "LOCAL_RANK": "0",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": _free_port(),
-        }
+    if alone or "RANK" not in os.environ:
+        # A port of its own, unless one is given, as another run may be going on here.
+        port = _free_port() if alone else os.environ.get("MASTER_PORT") or _free_port()
+        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     platform.set_device(int(os.environ["LOCAL_RANK"]))
     timeout = datetime.timedelta(seconds=phase_timeout_s) + MARGIN
     if not dist.is_initialized():
