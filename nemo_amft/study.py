@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         before = bases(study, out, args.overrides)
         commands = [cell.command(study.config) for cell in (*before, *cells)]  # all are read before the first is run
         if not args.list:  # sweep.sh lists them, and gives each its processes
-            check((*before, *cells), study.config)
+            check((*before, *(cell for cell in cells if cell.seed == study.seeds[0])), study.config)
     except UserError as error:
         print(f"nemo_amft: error: {error}", file=sys.stderr)
         return 2
