@@ -33,6 +33,10 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{file}: {error}; expected {JSON} of nemo_amft.evaluate") from None
     if not isinstance(found, dict) or not isinstance(found.get("benchmarks"), dict) or not found["benchmarks"]:
         raise UserError(f"{file}: found no benchmarks, expected {JSON} of nemo_amft.evaluate benchmarks.NAME=...")
+    for name, scores in found["benchmarks"].items():
+        for field in ("title", "grader", "per_problem"):
+            if not isinstance(scores, dict) or field not in scores:
+                raise UserError(f"{file}: benchmarks.{name}: found no {field}, expected {JSON} of nemo_amft.evaluate, whole")
     return found | {"file": str(file)}
 
 

@@ -389,6 +389,7 @@ def test_the_order_of_the_rows_does_not_matter(tmp_path):
         ({"x": _result([1, 0]) | {"grader": "math_verify"}}, "b/evaluation.json: x: found scores by math_verify, expected oat"),
         ({"y": _result([1, 0])}, "b/evaluation.json: found no benchmark x, which "),
         ({}, "b/evaluation.json: found no benchmarks, expected evaluation.json"),
+        ({"x": {"title": "x"}}, "b/evaluation.json: benchmarks.x: found no grader, expected evaluation.json"),
     ],
 )
 def test_other_problems_are_refused_in_one_line(tmp_path, capsys, change, message):
