@@ -369,6 +369,7 @@ load.main(entry, "A test.", own=("checkpoint",))
 """
 
 
+@pytest.mark.slow  # NeMo is imported several times
 def test_nemo_composes_the_run_and_leaves_an_existing_run_directory_alone(tmp_path):
     script, run = tmp_path / "entry.py", tmp_path / "run"
     script.write_text(ENTRY)
