@@ -169,6 +169,8 @@ def test_a_mistake_is_one_line_that_names_the_key(changes, message):
          "data.train: expected a hub id or a file, found 'no/such/file.parquet', which does not exist"),
         ({"model__transformer_impl": "transformer_engine"},
          "model.transformer_impl: found transformer_engine, expected Transformer Engine, which is not installed here"),
+        ({"optim__optimizer_cpu_offload": True, "optim__use_distributed_optimizer": False},
+         "optim.optimizer_cpu_offload: found true, expected optim.use_distributed_optimizer true with it"),
         ({"optim__optimizer_cpu_offload": True},
          "optim.optimizer_cpu_offload: found true, expected a GPU: elsewhere it is in host memory anyway"),
         ({"exp_manager__name": ""}, "exp_manager.name: found nothing, expected the run's name"),

@@ -54,7 +54,7 @@ def test_several_processes_are_started_by_torchrun(file, tmp_path, capsys):
         (("  grpo:", "  a/b:"), "cells: found the name 'a/b'"),
         (("[1, 2]", "[]"), "found no cells or no seeds"),
         (("  grpo:", "  base:"), "cells: found the name 'base'"),
-        (("  grpo:", "  1:"), "cells"),
+        (("  grpo:", "  1:"), "cells: found the name '1', expected letters, digits and _.+-, and no digit in front"),
         (("config: quickstart", "config: quickstart\n]"), "expected the YAML file of a study"),
         ((FILE, "- grpo"), "found list at the top level, expected the keys of a study"),
         (("seeds:", "target: 80\nseeds:"), "target: found 80, expected an accuracy above 0 and at most 1"),
