@@ -21,8 +21,8 @@ class UserError(ValueError):
 
 @dataclass(frozen=True)
 class Example:
-    """One problem. `answer` is what the task's verifier compares with; `demonstration` is an expert's response, if there is
-    one."""
+    """One problem. `answer` is what the task's verifier compares with, "" for what is imitated only; `demonstration` is an
+    expert's response, if there is one."""
 
     id: str
     messages: tuple[Mapping[str, str], ...]

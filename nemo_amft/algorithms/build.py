@@ -10,6 +10,7 @@ import torch.distributed as dist
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from nemo_amft.algorithms.methods.base import Method
 from nemo_amft.algorithms.parts import Parts, RunData
 from nemo_amft.algorithms.sampling import Sampler
 from nemo_amft.algorithms.throughput import Throughput
@@ -69,15 +70,24 @@ def load_data(config: Config, task: Task, chat: ChatTemplate) -> RunData:
     if images_of(task, fitted["train"]) is not None:
         raise UserError("task: found images, expected text: a policy that sees cannot be trained here (it can be evaluated)")
     demonstrations = [example for example in fitted["train"] if example.demonstration is not None]
-    if not demonstrations:
-        raise UserError("data.train: found no example with a demonstration, expected at least one for the SFT term")
-    refuse_truncation(demonstrations, chat, limits.max_demonstration_tokens, limits.max_truncated_fraction)
+    wanted_by = imitating(config)
+    if wanted_by and not demonstrations:
+        raise UserError(f"data.train: found no example with a demonstration, expected at least one for {wanted_by}")
+    refuse_truncation(demonstrations if wanted_by else [], chat, limits.max_demonstration_tokens, limits.max_truncated_fraction)
     others = {
         name: drop_long_prompts(examples, chat, limits.max_prompt_tokens, f"evaluation set {name}")
         for name, examples in evaluation_sets(task).items()
     }
     test = fitted["test"] or fitted["validation"]
     return RunData(fitted["train"], demonstrations, fitted["validation"], test, others, load_watched(config, chat, others))
+
+
+def imitating(config: Config) -> str:
+    """The key of what imitates demonstrations in this run, with its value; "" where nothing does."""
+    if config.warmup.steps:
+        return f"warmup.steps={config.warmup.steps}"
+    method = config.method.build(config.rollout.longest)
+    return f"method {type(method).__name__}" if method.needs_demonstrations or method.most_imitated(config.data) else ""
 
 
 def load_watched(config: Config, chat: ChatTemplate, taken: Mapping[str, object]) -> dict[str, list[Example]]:
@@ -133,11 +143,7 @@ def build_parts(
         reference=reference,
         engine=engine,
         sampler=sampler,
-        streams={
-            "demonstrations": ExampleStream(data.demonstrations, seed, "demonstrations"),
-            "prompts": ExampleStream(data.demonstrations if method.needs_demonstrations else data.prompts, seed, "prompts"),
-            "meta": ExampleStream(data.validation, seed, "meta"),
-        },
+        streams=_streams(method, data, seed),
         data=data,
         timers=timers,
         throughput=Throughput(
@@ -147,6 +153,14 @@ def build_parts(
         progress=Progress(c.trainer.log_every, place.is_main),
         rollout_log=RolloutWriter(run_dir, c.trainer.save_rollouts, place.is_main),
     )
+
+
+def _streams(method: Method, data: RunData, seed: int) -> dict[str, ExampleStream]:
+    prompts = data.demonstrations if method.needs_demonstrations else data.prompts
+    sets = {"prompts": prompts, "meta": data.validation} | (
+        {"demonstrations": data.demonstrations} if data.demonstrations else {}
+    )
+    return {name: ExampleStream(examples, seed, name) for name, examples in sets.items()}
 
 
 def stop_token_ids(hub: HubModel) -> tuple[int, ...]:

@@ -51,7 +51,7 @@ class Parts:
     engine: RolloutEngine
     sampler: Sampler
     streams: dict[str, ExampleStream]
-    """demonstrations (D_SFT), prompts, meta (D_val, for grad U)."""
+    """demonstrations (D_SFT, where the data has some), prompts, meta (D_val, for grad U)."""
     data: RunData
     timers: PhaseTimers
     throughput: Throughput

@@ -218,6 +218,8 @@ class Trainer:
     # --- shared -----------------------------------------------------------------------------------------------------------
 
     def demonstrations(self, n: int) -> list[Demonstration]:
+        if n == 0:
+            return []  # of methods that use none, whose data may have none
         found = map(self.parts.sampler.demonstration, self.parts.streams["demonstrations"].take(n))
         return [demonstration for demonstration in found if demonstration is not None]
 

@@ -53,10 +53,11 @@ def after_warm_up(trainer: Trainer) -> None:
 
 
 def target_entropy(trainer: Trainer) -> float:
-    """H*: the same estimator as the controller's H_t, over several batches. Raises RuntimeError if it is not finite."""
+    """H*: the same estimator as the controller's H_t, over several batches; over rollouts where there is no demonstration, as
+    the run then has no SFT term. Raises RuntimeError if it is not finite."""
     p, c = trainer.parts, trainer.config
     n = c.warmup.target_entropy_batches
-    if p.controller.first_term == "sft":
+    if p.controller.first_term == "sft" and p.data.demonstrations:
         examples = p.data.demonstrations[: n * c.data.demonstrations_per_step]
         batch, temperature = Batch.whole([p.sampler.chat.demonstration(e) for e in examples]), 1.0
     else:

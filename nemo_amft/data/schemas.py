@@ -37,8 +37,9 @@ class Problem:
     """What a row says, whatever its schema."""
 
     messages: tuple[Mapping[str, str], ...]
-    answer: str
-    demonstration: str | None
+    answer: str | None
+    """None where the row has nothing to verify a response with."""
+    demonstration: str | tuple[str, ...] | None
     source: str
     choice: bool = False
     """The answer is an option's letter."""
@@ -102,6 +103,15 @@ def gsm8k(row: Mapping[str, Any]) -> Problem:
     return Problem(({"role": "user", "content": question},), answer, f"{steps}\nThe answer is \\boxed{{{answer}}}.", "")
 
 
+def chat(row: Mapping[str, Any]) -> Problem:
+    """messages: a conversation that ends with the assistant's message. What comes before the assistant's first message is the
+    prompt, the rest is the demonstration. There is no answer."""
+    said = _messages(row, "messages", last="assistant")
+    first = next(index for index, message in enumerate(said) if message["role"] == "assistant")
+    turns = tuple(message["content"] for message in said[first:])
+    return Problem(said[:first], None, turns if len(turns) > 1 else turns[0], "")
+
+
 def problem(row: Mapping[str, Any]) -> Problem:
     """problem and answer, as in HuggingFaceH4/MATH-500, AI-MO/aimo-validation-amc and the hub's AIME sets."""
     text = _text(row.get("problem", ABSENT), "problem")
@@ -163,6 +173,7 @@ COLUMNS: dict[Schema, set[str]] = {
     olympiad: {"question", "final_answer"},
     gsm8k: {"question", "answer"},
     problem: {"problem", "answer"},
+    chat: {"messages"},
 }
 """What tells a schema, tried in this order."""
 
@@ -184,7 +195,7 @@ def _options(value: Any, key: str) -> list[str]:
 
 
 def _messages(
-    row: Mapping[str, Any], key: str, expected: str = "a non-empty list of messages"
+    row: Mapping[str, Any], key: str, expected: str = "a non-empty list of messages", last: str = "user"
 ) -> tuple[Mapping[str, str], ...]:
     value = row.get(key, ABSENT)
     if not isinstance(value, list) or not value:
@@ -199,8 +210,8 @@ def _messages(
             raise RowError(f"{where}.role", role, "'system', 'user' or 'assistant'")
         content = _text(message.get("content", ABSENT), f"{where}.content", may_be_empty=role == "system")
         messages.append({"role": role, "content": content})
-    if messages[-1]["role"] != "user":
-        raise RowError(f"{key}[{len(messages) - 1}].role", messages[-1]["role"], "'user' in the last message")
+    if messages[-1]["role"] != last:
+        raise RowError(f"{key}[{len(messages) - 1}].role", messages[-1]["role"], f"{last!r} in the last message")
     return tuple(messages)
 
 

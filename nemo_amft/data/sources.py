@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nemo_amft.data.schemas import RowError, Schema, detect_schema
 from nemo_amft.types import Example, UserError
@@ -29,8 +29,17 @@ Row = tuple[str, Mapping[str, Any]]
 """Where the row stands, for messages, and its values."""
 
 
-def load_examples(source: str, split: str = "train", schema: Schema | None = None, unique: bool = True) -> list[Example]:
+Need = Literal["answer", "demonstration"]
+
+
+def load_examples(
+    source: str, split: str = "train", schema: Schema | None = None, unique: bool = True, need: Need = "answer"
+) -> list[Example]:
     """All problems of `source`: a .parquet or .jsonl file, or "hub/id" or "hub/id:config", of which `split` is read.
+
+    `need` says what every row must have: an answer to verify responses with, or a demonstration, where rows are to be imitated
+    only. In the latter case a row without an answer gives an Example whose `answer` is "", rows without a demonstration are
+    left out, which is logged as a warning, and two rows are the same only if their demonstrations are.
 
     A problem that an earlier row has already, letter for letter, is dropped if `unique`; how many were is logged as a warning.
     `schema` says how rows are to be read; None: their columns say. Files are read without the datasets library, whose errors
@@ -49,13 +58,20 @@ def load_examples(source: str, split: str = "train", schema: Schema | None = Non
         )
     name = Path(source).stem if source.endswith(SUFFIXES) else source
     seen: dict[tuple[tuple[str, str], ...], str] = {}
-    examples, duplicates = [], []
+    examples, duplicates, bare = [], [], []
     for number, (origin, row) in enumerate(_chain(first, rows)):
         try:
             problem = schema(row)
         except RowError as error:
             raise UserError(f"{origin}, {error}") from None
+        if need == "answer" and problem.answer is None:
+            raise UserError(f"{origin}: found no answer to verify responses with, expected one")
+        if need == "demonstration" and problem.demonstration is None:
+            bare.append(origin)
+            continue
         key = tuple((message["role"], message["content"]) for message in problem.messages)
+        if need == "demonstration":
+            key = (*key, ("assistant", repr(problem.demonstration)))
         if unique and key in seen:
             duplicates.append((origin, seen[key]))
             continue
@@ -64,12 +80,16 @@ def load_examples(source: str, split: str = "train", schema: Schema | None = Non
             Example(
                 id=f"{name}/{number}",
                 messages=problem.messages,
-                answer=problem.answer,
+                answer=problem.answer or "",
                 demonstration=problem.demonstration,
                 source=problem.source or name,
                 metadata={"origin": origin, "choice": problem.choice, "category": problem.category},
             )
         )
+    if bare:
+        logger.warning("%s: %d rows without a demonstration left out (first: %s)", source, len(bare), bare[0])
+        if not examples:
+            raise UserError(f"{source}: found no row with a demonstration, expected at least one")
     if duplicates:
         logger.warning("%s: %d duplicate problems dropped (first: %s repeats %s)", source, len(duplicates), *duplicates[0])
     return examples

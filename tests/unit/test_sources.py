@@ -57,6 +57,25 @@ def test_the_generic_schema_takes_text_or_messages_and_numbers_as_answers(tmp_pa
     assert (second.messages, second.demonstration) == ((SYSTEM, USER), None)
 
 
+def test_a_conversation_is_a_demonstration_of_all_its_turns_and_has_no_answer(tmp_path):
+    said = [("system", "Think."), ("user", "1+1?"), ("assistant", "2"), ("user", "Sure?"), ("assistant", "Yes.")]
+    messages = [{"role": role, "content": content} for role, content in said]
+    file = write_lines(tmp_path / "a.jsonl", {"messages": messages[:3]}, {"messages": messages})
+    one, several = load_examples(file, need="demonstration")
+    assert (one.messages, one.answer, one.demonstration) == ((SYSTEM, USER), "", "2")
+    assert (several.messages, several.demonstration) == ((SYSTEM, USER), ("2", "Sure?", "Yes."))
+    with pytest.raises(UserError, match=r"line 1: found no answer"):
+        load_examples(file)
+
+
+def test_rows_without_a_demonstration_are_left_out_where_one_is_needed(tmp_path, caplog):
+    file = write_lines(
+        tmp_path / "a.jsonl", *({"prompt": "1+1?", "answer": "2", "demonstration": d} for d in ("2", None, "It is 2"))
+    )
+    assert [e.demonstration for e in load_examples(file, need="demonstration")] == ["2", "It is 2"]
+    assert "1 rows without a demonstration left out" in caplog.text
+
+
 def test_a_byte_order_mark_blank_lines_and_unusual_line_separators_are_no_errors(tmp_path):
     file = tmp_path / "a.jsonl"
     row = json.dumps({"prompt": "one\u2028two", "answer": "2"}, ensure_ascii=False)
