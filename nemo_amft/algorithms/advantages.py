@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 
-def group_advantages(rewards: Sequence[float], how: str) -> list[float]:
+def group_advantages(rewards: Sequence[float], how: str, floor: float = 0.0) -> list[float]:
     """Advantage of each response of one group.
 
-    grpo: (r - mean) / (std + 1e-6), the sample standard deviation (arXiv 2402.03300, section 4.1.2); all equal rewards give 0.
-    dr_grpo: r - mean (arXiv 2503.20783). rloo: r - mean of the other responses (arXiv 2402.14740).
+    grpo: (r - mean) / (std + 1e-6), the sample standard deviation (arXiv 2402.03300, section 4.1.2), r - mean where that is
+    below `floor`; all equal rewards give 0. dr_grpo: r - mean (arXiv 2503.20783). rloo: r - mean of the other responses (arXiv
+    2402.14740).
     """
     if how == "rloo":
         return leave_one_out(rewards)
@@ -21,10 +22,16 @@ def group_advantages(rewards: Sequence[float], how: str) -> list[float]:
     r = torch.tensor(rewards, dtype=torch.float64)
     centred = r - r.mean()
     if how == "grpo":
-        centred = centred / (r.std() + 1e-6) if len(r) > 1 else centred
+        centred = whiten(centred, 0.0, r.std().item() if len(r) > 1 else 0.0, floor, eps=1e-6)
     elif how != "dr_grpo":
         raise ValueError(f"unknown group advantage {how!r}")
     return centred.tolist()
+
+
+def whiten(values: Tensor, mean: float, std: float, floor: float, eps: float = 1e-8) -> Tensor:
+    """(x - mean) / (std + eps); where `std` is below `floor`, x - mean alone: differences as small as that are noise (of a
+    critic, of a reward model), which division would make as large as a signal."""
+    return (values - mean) / (std + eps) if std > 0.0 and std >= floor else values - mean
 
 
 def leave_one_out(rewards: Sequence[float]) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nemo_amft.algorithms.advantages import gae
+from nemo_amft.algorithms.advantages import gae, whiten
 from nemo_amft.algorithms.losses import ValueLoss
 from nemo_amft.algorithms.methods.base import Term
 from nemo_amft.data.batching import Batch
@@ -12,11 +12,11 @@ from nemo_amft.models.critic import Critic
 from nemo_amft.parallel.reductions import mean_and_std, means
 
 
-def add_gae(share: Batch, critic: Critic, term: Term) -> None:
+def add_gae(share: Batch, critic: Critic, term: Term) -> dict[str, float]:
     """Put `old_value`, `returns` and `advantage` per token into this rank's share, by GAE over the response's tokens.
 
     The response's reward arrives with its last token. Advantages are whitened over the update's global batch where the method
-    says so.
+    says so; then advantage/std, before that, and advantage/whitened (0 where it was below method.rl.whiten_floor) are returned.
     """
     assert term.rl is not None
     values = critic.values(share)
@@ -29,11 +29,15 @@ def add_gae(share: Batch, critic: Critic, term: Term) -> None:
         advantage, target = gae(rewards, value[where], term.rl.gamma, term.rl.lam)
         advantages.append(torch.zeros(len(row.tokens)).masked_scatter(where, advantage))
         returns.append(torch.zeros(len(row.tokens)).masked_scatter(where, target))
+    metrics = {}
     if term.rl.whiten_advantages:
+        floor = term.rl.whiten_floor
         masks = [torch.tensor(row.trained) for row in share.sequences]
         mean, std = mean_and_std([a[m] for a, m in zip(advantages, masks, strict=True)])
-        advantages = [torch.where(m, (a - mean) / (std + 1e-8), 0.0) for a, m in zip(advantages, masks, strict=True)]
+        advantages = [torch.where(m, whiten(a, mean, std, floor), 0.0) for a, m in zip(advantages, masks, strict=True)]
+        metrics = {"advantage/std": std, "advantage/whitened": float(std >= floor)}
     share.per_token |= {"old_value": values, "returns": returns, "advantage": advantages}
+    return metrics
 
 
 def update_critic(share: Batch, critic: Critic, loss: ValueLoss) -> dict[str, float]:

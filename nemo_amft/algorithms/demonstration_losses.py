@@ -8,7 +8,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nemo_amft.algorithms.losses import Aggregation, PolicyLoss, mean_of, token_sum, token_weights, weighted_sum
+from nemo_amft.algorithms.losses import (
+    CLAMPED,
+    Aggregation,
+    PolicyLoss,
+    k3,
+    log_ratio,
+    mean_of,
+    token_sum,
+    token_weights,
+    weighted_sum,
+)
 from nemo_amft.types import LossAndMetrics, Totals
 
 
@@ -127,7 +137,7 @@ class SelfImitationLoss:
     constant: int = 1
     entropy_coef: float = 0.0
 
-    metrics = ("loss/rl", "entropy/rl", "weight/correct")
+    metrics = ("loss/rl", "entropy/rl", "weight/correct", CLAMPED)
 
     @property
     def entropy_gradient(self) -> bool:
@@ -140,17 +150,19 @@ class SelfImitationLoss:
         correct = extras["correct"] > 0
         factor = self.scale * torch.exp(mean_of(entropy.detach(), mask))
         log_prob = torch.where(mask, log_prob, 0.0)
-        value = log_prob
+        value, clamped = log_prob, torch.zeros_like(mask)
         if self.form == "prob":
             value = torch.exp(log_prob)
         elif self.form == "ratio":
-            value = torch.exp(log_prob - torch.where(mask, extras.get("old_log_prob", log_prob.detach()), 0.0))
+            moved, clamped = log_ratio(log_prob, extras.get("old_log_prob", log_prob.detach()), mask)
+            value = torch.exp(moved)
         per_token = -torch.where(correct, factor, -1.0) * value
         bonus = torch.where(mask, self.entropy_coef * entropy, 0.0)
         return ((per_token - bonus) * weights).sum(), {
             "loss/rl": weighted_sum(per_token, mask, weights, totals),
             "entropy/rl": token_sum(entropy, mask),
             "weight/correct": token_sum(factor.expand_as(log_prob), mask & correct),
+            CLAMPED: token_sum(clamped.float(), mask),
         }
 
 
@@ -165,18 +177,19 @@ class AnchoredNLL:
 
     kl_coef: float = 0.2
 
-    metrics = ("loss/sft", "entropy/sft", "kl/reference")
+    metrics = ("loss/sft", "entropy/sft", "kl/reference", CLAMPED)
     entropy_gradient = False
 
     def __call__(
         self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals
     ) -> LossAndMetrics:
         weights = token_weights(mask, "token_mean", totals, 1)
-        back = torch.where(mask, extras["reference_log_prob"] - log_prob, 0.0)
-        kl = torch.expm1(back) - back
+        back, clamped = log_ratio(extras["reference_log_prob"], log_prob, mask)
+        kl = k3(back)
         loss = (torch.where(mask, self.kl_coef * kl - log_prob, 0.0) * weights).sum()
         return loss, {
             "loss/sft": token_sum(-log_prob, mask),
             "entropy/sft": token_sum(entropy, mask),
             "kl/reference": token_sum(kl, mask),
+            CLAMPED: token_sum(clamped.float(), mask),
         }

@@ -48,6 +48,26 @@ def mean_of(values_BS: Tensor, mask_BS: Tensor) -> Tensor:
     return torch.where(mask_BS, values_BS, 0.0).sum(-1, keepdim=True) / mask_BS.sum(-1, keepdim=True).clamp(min=1)
 
 
+CLAMPED = "loss/clamped_tokens"
+"""Tokens whose log-ratio, any of those that a loss uses, was clamped; summed over the global batch."""
+
+MAX_LOG_RATIO = 20.0
+"""Log-ratios of two policies are held within +-20: ratios stay below 4.9e8, and what is made of them finite in fp32. A token
+beyond has no gradient through its ratio, and is counted."""
+
+
+def log_ratio(new_BS: Tensor, old_BS: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor]:
+    """log(new / old) of each trained token within +-MAX_LOG_RATIO, 0 elsewhere; and which tokens had to be held there. NaN
+    stays NaN: it is no ratio, and must be seen."""
+    gap = torch.where(mask_BS, new_BS - old_BS, 0.0)
+    return gap.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO), gap.detach().abs() > MAX_LOG_RATIO
+
+
+def k3(log_ratio_BS: Tensor) -> Tensor:
+    """r - 1 - log r: Schulman's estimator of KL(p || q) on tokens drawn from p, with r = q / p; never negative."""
+    return torch.expm1(log_ratio_BS) - log_ratio_BS
+
+
 @dataclass(frozen=True)
 class SFTLoss:
     """Mean negative log-likelihood of the demonstrations' tokens (paper, Eq. 2), token mean over the global batch."""
@@ -86,7 +106,7 @@ class PolicyLoss:
     @property
     def metrics(self) -> tuple[str, ...]:
         kl = ("kl/reference",) if self.kl_coef else ()
-        return ("loss/rl", "entropy/rl", "clip_fraction", "kl/rollout_vs_policy", "token_mult_prob_error", *kl)
+        return ("loss/rl", "entropy/rl", "clip_fraction", "kl/rollout_vs_policy", "token_mult_prob_error", CLAMPED, *kl)
 
     def __call__(
         self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals
@@ -94,10 +114,12 @@ class PolicyLoss:
         weights = token_weights(mask, self.aggregation, totals, self.constant)
         old = extras.get("old_log_prob", log_prob.detach())
         advantage = extras["advantage"]
-        ratio = torch.exp(torch.where(mask, log_prob - old, 0.0))
+        moved, clamped = log_ratio(log_prob, old, mask)
+        ratio = torch.exp(moved)
         surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - self.clip_ratio, 1 + self.clip_ratio) * advantage)
         # log(policy / rollout engine) of the sampled tokens: what the two programs disagree on.
-        gap = torch.where(mask, old - extras["behavior_log_prob"], 0.0)
+        gap, far = log_ratio(old, extras["behavior_log_prob"], mask)
+        clamped = clamped | far
         if self.importance_cap is not None:
             surrogate = surrogate * torch.exp(gap).clamp(max=self.importance_cap)
         per_token = -surrogate - self.entropy_coef * entropy
@@ -105,16 +127,17 @@ class PolicyLoss:
             "loss/rl": weighted_sum(-surrogate, mask, weights, totals),
             "entropy/rl": token_sum(entropy, mask),
             "clip_fraction": token_sum(((ratio - 1).abs() > self.clip_ratio).float(), mask),
-            # KL(rollout || policy) on the rollout's tokens, by the estimator r - 1 - log r that is never negative.
-            "kl/rollout_vs_policy": token_sum(torch.expm1(gap) - gap, mask),
+            # KL(rollout || policy) on the rollout's tokens.
+            "kl/rollout_vs_policy": token_sum(k3(gap), mask),
             "token_mult_prob_error": token_sum(torch.exp(gap.abs()), mask),
         }
         if self.kl_coef:
-            # KL(policy || reference) by the same estimator (Schulman's k3), as GRPO has it (arXiv 2402.03300, Eq. 4).
-            back = torch.where(mask, extras["reference_log_prob"] - log_prob, 0.0)
-            kl = torch.expm1(back) - back
+            # KL(policy || reference), as GRPO has it (arXiv 2402.03300, Eq. 4).
+            back, far = log_ratio(extras["reference_log_prob"], log_prob, mask)
+            kl, clamped = k3(back), clamped | far
             per_token = per_token + self.kl_coef * kl
             metrics["kl/reference"] = token_sum(kl, mask)
+        metrics[CLAMPED] = token_sum(clamped.float(), mask)
         return (torch.where(mask, per_token, 0.0) * weights).sum(), metrics
 
 

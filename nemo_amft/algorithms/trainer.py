@@ -86,7 +86,8 @@ class Trainer:
         metrics["demonstrations/truncated"] = float(p.sampler.chat.num_truncated - truncated)
         meta = self._meta_gradient(t, meta_groups, metrics)
         learning_rate = set_schedule(self.schedule, t)
-        updates = [[self.ready(self.share(part)) for part in parts] for parts in self._split(terms)]
+        updates = [[self.share(part) for part in parts] for parts in self._split(terms)]
+        metrics |= self.prepare(updates)
 
         def weigh(first: dict[str, float]) -> dict[str, float]:
             seen = Observation(t, metrics | first, self.progress.target_entropy, meta)
@@ -153,14 +154,17 @@ class Trainer:
         norms = [result.grad_norm for result in results]
         return results[-1], next((norm for norm in norms if not math.isfinite(norm)), max(norms))
 
-    def ready(self, share: Term) -> Term:
-        """A rank's share with what the term needs from critic, old policy and reference added."""
-        p = self.parts
+    def prepare(self, updates: list[list[Term]]) -> dict[str, float]:
+        """Add to this rank's shares what their terms need from critic, old policy and reference. Returns metrics of it."""
+        return mean_of([self._prepare(share) for terms in updates for share in terms])
+
+    def _prepare(self, share: Term) -> dict[str, float]:
+        p, metrics = self.parts, dict[str, float]()
         temperature = self.config.rollout.temperature if share.on_policy else 1.0
         if "value" in share.needs:
             assert p.critic is not None
             with p.timers("value"):
-                add_gae(share.batch, p.critic, share)
+                metrics = add_gae(share.batch, p.critic, share)
         if "old_log_prob" in share.needs:
             with p.timers("logprob"):
                 share.batch.per_token["old_log_prob"] = p.policy.log_probs(share.batch, temperature=temperature)
@@ -168,7 +172,7 @@ class Trainer:
             assert p.reference is not None
             with p.timers("logprob"):
                 share.batch.per_token["reference_log_prob"] = p.reference.log_probs(share.batch, temperature=temperature)
-        return share
+        return metrics
 
     def update_critic(self, updates: list[list[Term]]) -> dict[str, float]:
         """phi's own step (Algorithm 2, line 34), one for each of the policy's updates."""

@@ -86,7 +86,8 @@ def _warm_up_critic(trainer: Trainer) -> None:
             groups = trainer.roll_out("critic", i, prompts, c.data.samples_per_prompt)
         terms = [term for term in p.method.compose(0, groups, []) if "value" in term.needs]
         metrics = rollout_metrics(groups) | p.sampler.failures()
-        metrics |= trainer.update_critic([[trainer.ready(trainer.share(term)) for term in terms]])
+        shares = [trainer.share(term) for term in terms]
+        metrics |= trainer.prepare([shares]) | trainer.update_critic([shares])
         trainer.count_skipped(0.0, metrics)
         trainer.count_tokens(groups, terms)
         metrics["data/samples"] = float(sum(len(group.samples) for group in groups))

@@ -38,8 +38,9 @@ def reduce_sums(parts: Sequence[Mapping[str, tuple[torch.Tensor, torch.Tensor]]]
 
 
 def means(sums: Sums, prefix: str = "") -> dict[str, float]:
-    """sum / count of each metric; metrics with count 0 are left out: there is no mean of nothing."""
-    return {prefix + name: s / n for name, (s, n) in sums.items() if n}
+    """sum / count of each metric, and of a number of tokens (`.../..._tokens`) the sum itself; metrics with count 0 are left
+    out: there is no mean of nothing."""
+    return {prefix + name: s if name.endswith("_tokens") else s / n for name, (s, n) in sums.items() if n}
 
 
 def broadcast_from_last_stage(values: list[torch.Tensor], shapes: Sequence[int], place: Place) -> list[torch.Tensor]:

@@ -36,7 +36,7 @@ def test_every_step_is_logged_with_the_numbers_the_controller_lives_on(finished)
     always = {
         "mu", "mu/meta_term", "mu/entropy_term", "grad_norm/total", "entropy", "entropy/target", "reward/mean",
         "reward/timeout", "reward/error", "loss/sft", "loss/rl", "loss/value", "kl/rollout_vs_policy", "clip_fraction",
-        "token_mult_prob_error",
+        "token_mult_prob_error", "advantage/std", "advantage/whitened", "loss/clamped_tokens",
         "response_length/mean", "response_length/max", "truncated_fraction", "tokens_per_second/generation",
         "tokens_per_second/training", "memory/peak", "seconds/rollout", "seconds/sft", "seconds/rl", "seconds/sync",
     }  # fmt: skip

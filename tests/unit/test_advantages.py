@@ -7,7 +7,7 @@ import statistics
 import pytest
 import torch
 
-from nemo_amft.algorithms.advantages import gae, group_advantages, leave_one_out
+from nemo_amft.algorithms.advantages import gae, group_advantages, leave_one_out, whiten
 
 
 def test_group_advantages_follow_their_formulas():
@@ -23,6 +23,19 @@ def test_group_advantages_follow_their_formulas():
 @pytest.mark.parametrize("reward", [0.0, 0.1, 1.0])
 def test_a_group_of_equal_rewards_teaches_nothing(how, reward):
     assert group_advantages([reward] * 4, how) == [0.0] * 4
+
+
+def test_differences_below_the_floor_are_noise_and_are_not_blown_up_to_advantages_of_one():
+    """As a critic's, where all rewards are equal, or a reward model's."""
+    noise = [0.7 + 3e-4, 0.7 - 3e-4, 0.7, 0.7]
+    assert group_advantages(noise, "grpo", floor=0.01) == pytest.approx([3e-4, -3e-4, 0.0, 0.0])
+    assert max(group_advantages(noise, "grpo", floor=0.0)) > 1.0
+    signal = [0.7, 0.7, 0.7, 0.6]
+    assert group_advantages(signal, "grpo", floor=0.01) == group_advantages(signal, "grpo")
+    values = torch.tensor([1.0, 3.0])
+    torch.testing.assert_close(whiten(values, 2.0, 1.0, floor=1.0), torch.tensor([-1.0, 1.0]))
+    torch.testing.assert_close(whiten(values, 2.0, 1.0, floor=1.1), values - 2.0)
+    torch.testing.assert_close(whiten(torch.full((2,), 0.5), 0.5, 0.0, floor=0.0), torch.zeros(2))
 
 
 def test_leave_one_out_needs_two():

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from nemo_amft.algorithms.demonstration_losses import AnchoredNLL, SelfImitationLoss
 from nemo_amft.algorithms.losses import PolicyLoss, SFTLoss, UtilityLoss, ValueLoss, token_weights
 from nemo_amft.types import Totals
 
@@ -71,6 +72,31 @@ def test_kl_term_is_the_k3_estimator_and_pulls_towards_the_reference():
     assert loss.item() == pytest.approx(0.5 * k3, rel=1e-6)
     assert metrics["kl/reference"][0].item() / metrics["kl/reference"][1].item() == pytest.approx(k3, rel=1e-6)
     assert (log_prob.grad[mask] > 0).all()  # descending lowers log-probs that are above the reference's
+
+
+@pytest.mark.parametrize("loss", [PolicyLoss(importance_cap=2.0, kl_coef=0.1), AnchoredNLL(), SelfImitationLoss(form="ratio")])
+@pytest.mark.parametrize("apart", [100.0, -100.0, 4e5])
+def test_log_ratios_beyond_20_are_held_there_have_finite_gradients_and_are_counted(loss, apart):
+    """A policy that has moved far from the one that is compared with: e^100 is inf in fp32, and inf * 0 is NaN."""
+    log_prob = torch.tensor([[-1.0, -1.0, -1.0]], requires_grad=True)
+    other = torch.tensor([[-1.0 - apart, -1.0 + apart, -1.1]])
+    extras = {"advantage": torch.tensor([[1.0, -1.0, 1.0]]), "correct": torch.ones(1, 1)}
+    extras |= dict.fromkeys(("old_log_prob", "behavior_log_prob", "reference_log_prob"), other)
+    value, metrics = loss(log_prob, torch.ones(1, 3), torch.tensor([[True, True, True]]), extras, Totals(3, 1))
+    value.backward()
+    assert value.isfinite()
+    assert log_prob.grad.isfinite().all()
+    assert all(total.isfinite() for total, _ in metrics.values())
+    assert metrics["loss/clamped_tokens"][0].item() == 2.0
+    if "kl/reference" in metrics:  # k3 of -20, 20 and -0.1
+        expected = (math.exp(-20) + 19) + (math.exp(20) - 21) + (math.exp(-0.1) - 0.9)
+        assert metrics["kl/reference"][0].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_log_prob_that_is_no_number_is_not_hidden():
+    log_prob = torch.tensor([[math.nan, -1.0]])
+    extras = {"advantage": torch.ones(1, 1), "behavior_log_prob": torch.zeros(1, 2)}
+    assert PolicyLoss()(log_prob, torch.ones(1, 2), torch.tensor([[True, True]]), extras, Totals(2, 1))[0].isnan()
 
 
 def test_any_split_into_micro_batches_gives_the_loss_of_the_whole():

@@ -34,6 +34,9 @@ class RLConfig:
     """GAE's lambda."""
     whiten_advantages: bool = True
     """Normalise GAE advantages over the global batch of each update."""
+    whiten_floor: float = 0.01
+    """Standard deviation of advantages (gae) or of a group's rewards (grpo) below which they are centred and not divided by it:
+    such differences are noise. A single success among 10,000 rollouts has 0.01."""
     clip_ratio: float = 0.2
     """PPO's clip range."""
     loss_aggregation: Literal["token_mean", "seq_mean_token_sum_norm", "seq_mean_token_mean"] = "token_mean"
@@ -272,6 +275,11 @@ def sft_term(demonstrations: Sequence[Demonstration], loss: TokenLoss | None = N
     return Term("sft", Batch.whole([d.sequence for d in demonstrations]), loss or SFTLoss())
 
 
+def advantages_of(rewards: Sequence[float], rl: RLConfig) -> list[float]:
+    """Group advantages as `rl` describes them."""
+    return group_advantages(rewards, rl.advantage, rl.whiten_floor)
+
+
 def policy_loss(rl: RLConfig, longest_response: int) -> PolicyLoss:
     """The loss that `rl` describes."""
     return PolicyLoss(rl.clip_ratio, rl.loss_aggregation, longest_response, rl.kl_coef, rl.entropy_coef, rl.importance_cap)
@@ -301,7 +309,7 @@ def rl_term(
     elif rl.advantage == "gae":
         needs.add("value")
     else:
-        batch.per_sequence["advantage"] = [a for group in groups for a in group_advantages(group.rewards, rl.advantage)]
+        batch.per_sequence["advantage"] = [a for group in groups for a in advantages_of(group.rewards, rl)]
     if rl.updates_per_rollout_batch > 1:
         needs.add("old_log_prob")
     if rl.kl_coef:

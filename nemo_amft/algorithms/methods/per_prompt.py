@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from nemo_amft.algorithms.advantages import group_advantages
 from nemo_amft.algorithms.demonstration_losses import MixedPolicyLoss
 from nemo_amft.algorithms.methods.base import (
     Demonstration,
@@ -14,6 +13,7 @@ from nemo_amft.algorithms.methods.base import (
     RLConfig,
     Sample,
     Term,
+    advantages_of,
     policy_loss,
     rl_term,
     sft_term,
@@ -104,7 +104,7 @@ class DyME(GroupMethod):
                 advantages += [1.0, *[0.0] * (len(samples) - 1)]
                 imitated += 1
             elif 0 < solved < len(samples):
-                advantages += group_advantages(group.rewards, self.config.rl.advantage)
+                advantages += advantages_of(group.rewards, self.config.rl)
             else:
                 advantages += [0.0] * len(samples)
             composed.append(replace(group, samples=samples))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from nemo_amft.algorithms.advantages import group_advantages
 from nemo_amft.algorithms.demonstration_losses import OffPolicyLoss, SelfImitationLoss, WeightedNLL
 from nemo_amft.algorithms.methods.base import (
     Demonstration,
@@ -15,6 +14,7 @@ from nemo_amft.algorithms.methods.base import (
     RLConfig,
     Sample,
     Term,
+    advantages_of,
     rl_term,
     sft_term,
 )
@@ -70,7 +70,7 @@ class SRFT(GroupMethod):
             "demonstration",
             Batch.whole(
                 [s.sequence for _, s in pairs],
-                advantage=[group_advantages([*g.rewards, s.verdict.reward], rl.advantage)[-1] for g, s in pairs],
+                advantage=[advantages_of([*g.rewards, s.verdict.reward], rl)[-1] for g, s in pairs],
             ),
             loss,
         )
