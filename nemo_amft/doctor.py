@@ -21,6 +21,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 import nemo_amft
 from nemo_amft.observe import summary
 
@@ -184,9 +187,10 @@ def _pin(distribution: str) -> str:
         requirements = metadata.requires("nemo-amft") or []
     except metadata.PackageNotFoundError:
         return ""
-    canonical = distribution.replace("-", "[-_.]")
-    matches = (re.match(rf"{canonical}\s*(==[\w.]+)", requirement, re.IGNORECASE) for requirement in requirements)
-    return next((match[1] for match in matches if match), "")
+    for requirement in map(Requirement, requirements):
+        if canonicalize_name(requirement.name) == distribution and (requirement.marker is None or requirement.marker.evaluate()):
+            return str(requirement.specifier)
+    return ""
 
 
 def main() -> int:
