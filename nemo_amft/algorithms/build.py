@@ -16,12 +16,15 @@ from nemo_amft.algorithms.sampling import Sampler
 from nemo_amft.algorithms.throughput import Throughput
 from nemo_amft.config.architecture import from_hub
 from nemo_amft.config.plugins import load_function
+from nemo_amft.config.rules import lookup
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import validate
 from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.data.filtering import drop_long_prompts, refuse_truncation
 from nemo_amft.data.golds import for_grader
 from nemo_amft.data.streams import ExampleStream
+from nemo_amft.data.template import TIME_FILE, pinned_time
+from nemo_amft.data.thoughts import check_thinking, fit_thoughts, thoughts_of
 from nemo_amft.evaluation.leakage import leaked
 from nemo_amft.evaluation.problems import load_benchmarks, wanted
 from nemo_amft.evaluation.run import BenchmarkTask, mathematics, refuse_long_prompts
@@ -60,6 +63,15 @@ def load_model(config: Config, run_dir: Path, place: Place, trained: bool = True
     return on_main_first(place, lambda: prepare_hub_model(config.model, folder, trained))
 
 
+def load_chat(config: Config, run_dir: Path, place: Place, hub: HubModel, max_demonstration_tokens: int | None) -> ChatTemplate:
+    """The model's chat template, with the run's time for one that reads the clock, which is shown."""
+    template, wanted = hub.tokenizer.chat_template or "", config.model.chat_template_time
+    now = on_main_first(place, lambda: pinned_time(run_dir, template, wanted))
+    if now is not None and place.is_main:
+        print(f"the chat template reads the clock, and is told {now.isoformat()} ({run_dir / TIME_FILE})", flush=True)
+    return ChatTemplate(hub.tokenizer, max_demonstration_tokens, now)
+
+
 def load_data(config: Config, task: Task, chat: ChatTemplate) -> RunData:
     """Problems and demonstrations of all splits, checked against the length limits. Raises UserError."""
     limits = config.data
@@ -67,6 +79,9 @@ def load_data(config: Config, task: Task, chat: ChatTemplate) -> RunData:
         split: drop_long_prompts(task.examples(split), chat, limits.max_prompt_tokens, f"data.{split}")
         for split in ("train", "validation", "test")
     }
+    thinking, thoughts = lookup(config, "task.thinking"), thoughts_of(chat, fitted["train"])
+    check_thinking(thinking, thoughts)
+    fitted["train"] = fit_thoughts(fitted["train"], thinking, thoughts)
     if images_of(task, fitted["train"]) is not None:
         raise UserError("task: found images, expected text: a policy that sees cannot be trained here (it can be evaluated)")
     demonstrations = [example for example in fitted["train"] if example.demonstration is not None]

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nemo_amft.algorithms.build import build_engine, build_sampler, build_seeing_engine, load_model, on_main_first
+from nemo_amft.algorithms.build import build_engine, build_sampler, build_seeing_engine, load_chat, load_model, on_main_first
 from nemo_amft.algorithms.evaluation import evaluate
 from nemo_amft.algorithms.sampling import Sampler
 from nemo_amft.config import launcher
+from nemo_amft.config.rules import lookup
 from nemo_amft.config.run_dir import prepare
 from nemo_amft.config.schema import Config
 from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.data.filtering import drop_long_prompts
+from nemo_amft.data.thoughts import check_thinking, thoughts_of
 from nemo_amft.evaluation.checkpoint import fingerprint, hub_model_of
 from nemo_amft.evaluation.leakage import leaked
 from nemo_amft.evaluation.problems import load_benchmarks, wanted
@@ -56,7 +58,7 @@ def evaluate_run(config: Config, checkpoint: str | None) -> int:
         task = config.task.build(config.data, config.trainer.seed) if mathematical is None else None
         images = None if task is None else images_of(task, task_problems(task)["test"])
         hub = load_model(config, run_dir, place, trained=images is None)
-        chat = ChatTemplate(hub.tokenizer)
+        chat = load_chat(config, run_dir, place, hub, None)
         if mathematical is not None:
             task = BenchmarkTask(mathematical.thinking)
             sets = on_main_first(place, lambda: load_benchmarks(chosen, config.evaluation, mathematical))
@@ -64,6 +66,9 @@ def evaluate_run(config: Config, checkpoint: str | None) -> int:
             seen = leaked(config.data.train, sets, config.evaluation.check_training) if place.is_main else None
         else:
             problems = on_main_first(place, lambda: test_problems(config, task, chat))
+        if (thinking := lookup(config, "task.thinking")) is not None:
+            examples = problems["test"] if mathematical is None else next(iter(sets.values())).examples
+            check_thinking(thinking, thoughts_of(chat, examples))
         sampler = ready_sampler(config, hub, weights, chat, task, place, images)
         finished = True
         if mathematical is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from nemo_amft.algorithms.build import build_parts, load_data, load_model, on_main_first
+from nemo_amft.algorithms.build import build_parts, load_chat, load_data, load_model, on_main_first
 from nemo_amft.algorithms.meta_gradient import KeptDifference
 from nemo_amft.algorithms.parts import Parts, RunData
 from nemo_amft.algorithms.trainer import Trainer
@@ -55,7 +55,7 @@ def run(config: Config) -> int:
     start_up.mark("process groups")
     with failures.shown_once(run_dir, place.rank):
         hub = load_model(config, run_dir, place)
-        chat = ChatTemplate(hub.tokenizer, config.data.max_demonstration_tokens)
+        chat = load_chat(config, run_dir, place, hub, config.data.max_demonstration_tokens)
         task = config.task.build(config.data, config.trainer.seed)
         data = on_main_first(place, lambda: load_data(config, task, chat))
         if place.is_main:
@@ -82,7 +82,15 @@ def show_setup(config: Config, run_dir: Path, data: RunData, chat: ChatTemplate)
             print(f"  {name} {example.id}: {text if len(text) <= 600 else text[:300] + ' ... ' + text[-300:]!r}", flush=True)
 
 
-IDENTITY = ("method", "task", "controller._target_", "model.path", "trainer.seed")
+IDENTITY = (
+    "method",
+    "task",
+    "controller._target_",
+    "model.path",
+    "model.chat_template",
+    "model.chat_template_kwargs",
+    "trainer.seed",
+)
 """What makes a run that run: with another of these the same folder would mix two."""
 
 
@@ -94,7 +102,7 @@ def refuse_another_run(run_dir: Path, config: Config) -> None:
     before, now = (OmegaConf.create(values) for values in (yaml.safe_load(path.read_text()), resolved(config)))
     for key in IDENTITY:
         old, new = OmegaConf.select(before, key), OmegaConf.select(now, key)
-        if old != new:
+        if old != new and (old or new):
             show = key if OmegaConf.is_config(new) else f"{key}={new}"
             raise UserError(
                 f"{show}: found another in {path}, expected the same to continue that run, or a folder of its own "

@@ -18,6 +18,7 @@ from nemo_amft.config.plugins import load_function
 from nemo_amft.config.ranges import out_of_range
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import PLUGIN_SECTIONS
+from nemo_amft.data.template import parse_time
 from nemo_amft.parallel import signals
 from nemo_amft.types import UserError
 
@@ -288,6 +289,8 @@ def _files(config: Config) -> Iterator[str]:
     template = config.model.chat_template
     if template is not None and not Path(template).is_file():
         yield f"model.chat_template: expected a file, found {template!r}, which does not exist"
+    if config.model.chat_template_time is not None:
+        yield from _complaints(lambda: parse_time("model.chat_template_time", config.model.chat_template_time))
     for key, kind in {
         "model.path": "folder", "model.tokenizer": "folder", "critic.path": "folder",
         "data.train": "file", "data.validation": "file", "data.test": "file",

@@ -70,6 +70,11 @@ class ModelConfig:
     """Hub id or folder of another tokenizer than the model's own."""
     chat_template: str | None = None
     """File with a chat template (Jinja) to use instead of the tokenizer's own."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Variables of the chat template, such as {enable_thinking: false}: in training, in evaluation, and in hf/ as defaults."""
+    chat_template_time: str | None = None
+    """What a chat template that reads the clock is told, such as 2026-01-31. None: when the run was first started, kept in its
+    folder."""
     config_overrides: dict[str, Any] = field(default_factory=dict)
     """Fields of the hub config to replace, for example {rope_theta: 40000, max_position_embeddings: 16384}."""
     trust_remote_code: bool = False

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from nemo_amft.types import Example, TokenSequence, UserError
-
-THINK_OPEN = "<think>"
 
 MARK = "RESPONSE-OF-FOLLOW-UP"
 """Stands for a response where only what follows it is asked for."""
@@ -22,10 +21,11 @@ def responses(example: Example) -> tuple[str, ...]:
 class ChatTemplate:
     """A tokenizer's chat template, and counts of the demonstrations that were cut."""
 
-    def __init__(self, tokenizer: Any, max_demonstration_tokens: int | None = None) -> None:
+    def __init__(self, tokenizer: Any, max_demonstration_tokens: int | None = None, now: datetime | None = None) -> None:
         """`tokenizer` is a transformers tokenizer; raises UserError if it has no chat template or no end-of-sequence token.
 
-        `max_demonstration_tokens` bounds a demonstration's response, its end token included; None: no bound.
+        `max_demonstration_tokens` bounds a demonstration's response, its end token included; None: no bound. `now` is what a
+        template that asks for the time is told (data/template.py); None: the time it is.
         """
         if tokenizer.chat_template is None:
             raise UserError(
@@ -36,6 +36,7 @@ class ChatTemplate:
         assert max_demonstration_tokens is None or max_demonstration_tokens >= 1, max_demonstration_tokens
         self._tokenizer = tokenizer
         self._max_demonstration_tokens = max_demonstration_tokens
+        self._clock = {} if now is None else {"strftime_now": now.strftime}
         self.num_demonstrations = 0
         """Demonstrations made so far."""
         self.num_truncated = 0
@@ -58,20 +59,20 @@ class ChatTemplate:
             raise UserError(f"{what}: the chat template leaves out its images, expected that of a model that sees")
         return seen
 
+    def prompt_text(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The prompt as the template writes it, special tokens included. Raises UserError if the template refuses it."""
+        return self._apply(messages, "a prompt", tokenize=False)
+
     def demonstration(self, example: Example) -> TokenSequence:
         """Prompt, demonstration and end token, trained on from the first token after the prompt.
 
         The response is tokenised by itself and not together with the prompt, as what a policy writes after it is. One that is
         too long is cut, and then has no end token: the policy must not learn to stop there. The masks come from lengths, so a
-        pad token that equals the end token does no harm. Raises UserError if template and demonstration both open thoughts.
+        pad token that equals the end token does no harm. Thoughts that the template opens are left out of the response
+        beforehand (data/thoughts.py).
         """
         assert example.demonstration is not None, example.id
         prompt = self._prompt_ids(example.messages, example.id)
-        if responses(example)[0].lstrip().startswith(THINK_OPEN) and self._decode_tail(prompt).rstrip().endswith(THINK_OPEN):
-            raise UserError(
-                f"{example.id}: demonstration: found {THINK_OPEN!r} at its start, expected none, as the chat template ends a "
-                "prompt with it (task.thinking=true cuts it)"
-            )
         tokens, trained = self.turns(example.demonstration)
         self.num_demonstrations += 1
         if self._max_demonstration_tokens is not None and len(tokens) > self._max_demonstration_tokens:
@@ -98,14 +99,9 @@ class ChatTemplate:
         Taken from the text that the template makes of a conversation around it, after the response and its end token. Raises
         UserError if the template does not keep a response's text, so that its end cannot be found.
         """
-        from jinja2.exceptions import TemplateError
-
         said = (("user", "a"), ("assistant", MARK), ("user", _with_images(message, images) if images else message))
         turns = [{"role": role, "content": content} for role, content in said]
-        try:
-            text = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        except TemplateError as error:
-            raise UserError(f"a conversation: the chat template refuses it: {' '.join(str(error).split())}") from None
+        text = self._apply(turns, "a conversation", tokenize=False)
         _, found, rest = text.partition(MARK)
         if not found:
             raise UserError("a conversation: the chat template leaves out a response's text, expected it as it is")
@@ -120,22 +116,21 @@ class ChatTemplate:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def _prompt_ids(self, messages: Sequence[Mapping[str, Any]], what: str) -> tuple[int, ...]:
-        from jinja2.exceptions import TemplateError
-
-        try:
-            # What comes back by default differs between transformers 4 (ids) and 5 (a mapping), so it is asked for.
-            result = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=True
-            )
-        except TemplateError as error:
-            raise UserError(f"{what}: the chat template refuses it: {' '.join(str(error).split())}") from None
-        ids = tuple(result["input_ids"])
+        # What comes back by default differs between transformers 4 (ids) and 5 (a mapping), so it is asked for.
+        ids = tuple(self._apply(messages, what, tokenize=True, return_dict=True)["input_ids"])
         if not ids:
             raise UserError(f"{what}: found an empty prompt, expected at least one token")
         return ids
 
-    def _decode_tail(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(list(ids[-8:]), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    def _apply(self, messages: Sequence[Mapping[str, Any]], what: str, **how: bool) -> Any:
+        """The messages and the start of a response, as the template writes them."""
+        from jinja2.exceptions import TemplateError
+
+        turns = [dict(message) for message in messages]
+        try:
+            return self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, **how, **self._clock)
+        except (TemplateError, TypeError) as error:  # a TypeError of what it computes from model.chat_template_kwargs, say
+            raise UserError(f"{what}: the chat template refuses it: {' '.join(str(error).split())}") from None
 
 
 def _with_images(text: str, images: int) -> list[dict[str, str]]:

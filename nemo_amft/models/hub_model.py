@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from nemo_amft.config.schema import ModelConfig, ScratchConfig
 from nemo_amft.data.character_tokenizer import save_character_tokenizer
+from nemo_amft.data.template import with_defaults
 from nemo_amft.models.architecture import refuse_unsupported
 from nemo_amft.models.hub_files import INDEX_FILE, SINGLE_FILE, replace_folder
 from nemo_amft.types import UserError
@@ -175,4 +176,9 @@ def _read_tokenizer(model: ModelConfig, folder: Path) -> PreTrainedTokenizerBase
             tokenizer.chat_template = Path(model.chat_template).read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"model.chat_template={model.chat_template}: not readable ({error})") from error
+    if model.chat_template_kwargs:
+        if tokenizer.chat_template is None:
+            raise UserError(f"model.chat_template_kwargs: found some, but {name} has no chat template to read them")
+        taken = tokenizer.special_tokens_map
+        tokenizer.chat_template = with_defaults(tokenizer.chat_template, model.chat_template_kwargs, taken)
     return tokenizer

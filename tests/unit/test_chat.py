@@ -8,8 +8,6 @@ from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.data.filtering import MAX_MEASURED, drop_long_prompts, refuse_truncation
 from nemo_amft.types import Example, UserError
 
-THINKING_TEMPLATE = "{{ messages[0]['content'] }}<think>\n"
-
 
 @pytest.fixture
 def tokenizer(tmp_path):
@@ -64,16 +62,6 @@ def test_a_demonstration_that_is_cut_is_counted_and_does_not_learn_to_stop(token
     assert (chat.num_demonstrations, chat.num_truncated) == (2, 1)
 
 
-def test_thoughts_opened_by_both_template_and_demonstration_are_refused(tokenizer):
-    tokenizer.chat_template = THINKING_TEMPLATE
-    chat = ChatTemplate(tokenizer)
-    assert chat.demonstration(example(demonstration="a</think>2")).num_trained > 0
-    with pytest.raises(
-        UserError, match=r"^made/1: demonstration: found '<think>' at its start, .* \(task\.thinking=true cuts it\)$"
-    ):
-        chat.demonstration(example(demonstration="<think>\na</think>2"))
-
-
 @pytest.mark.parametrize(("attribute", "what"), [("chat_template", "chat template"), ("eos_token", "end-of-sequence token")])
 def test_a_tokenizer_that_cannot_serve_is_refused(tokenizer, attribute, what):
     setattr(tokenizer, attribute, None)
@@ -81,10 +69,18 @@ def test_a_tokenizer_that_cannot_serve_is_refused(tokenizer, attribute, what):
         ChatTemplate(tokenizer)
 
 
-def test_what_the_template_refuses_is_one_line(tokenizer):
-    tokenizer.chat_template = "{{ raise_exception('roles must\\nalternate') }}"
-    with pytest.raises(UserError, match=r"^made/1: the chat template refuses it: roles must alternate$"):
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('roles must\\nalternate') }}", "roles must alternate"),
+        ("{% set date = 3 %}{{ 'Today is ' + date }}", 'can only concatenate str (not "int") to str'),
+    ],
+)
+def test_what_the_template_refuses_is_one_line(tokenizer, template, said):
+    tokenizer.chat_template = template
+    with pytest.raises(UserError) as raised:
         ChatTemplate(tokenizer).demonstration(example())
+    assert str(raised.value) == f"made/1: the chat template refuses it: {said}"
 
 
 def test_decoding_leaves_special_tokens_out_and_spaces_alone(tokenizer):

@@ -354,20 +354,6 @@ def test_without_files_d_val_is_held_out_of_train_and_serves_as_test(tmp_path):
     assert task.examples("test") == task.examples("validation")
 
 
-def test_a_template_that_opens_the_thoughts_gets_demonstrations_that_do_not(tmp_path):
-    task = math_task(tmp_path, MathConfig(thinking=True), train=["a", "b", "c"])
-    assert task.examples("train")[0].demonstration == "one and one\n</think>\n\\boxed{2}"
-    assert task.verifier()("2", task.examples("train")[0].demonstration, True).correct
-    plain = math_task(tmp_path, MathConfig(thinking=False), train=["a", "b", "c"])
-    assert plain.examples("train")[0].demonstration == TARGET[0]["content"]
-
-
-def test_demonstrations_without_thoughts_are_refused_where_the_template_thinks(tmp_path):
-    file = write_lines(tmp_path / "a.jsonl", *({"prompt": p, "answer": "2", "demonstration": "\\boxed{2}"} for p in "abc"))
-    with pytest.raises(UserError, match=r"line 1: demonstration: found no '</think>'.*task\.thinking is true"):
-        MathTask(MathConfig(), DataConfig(train=file, validation_size=1), seed=1).examples("train")
-
-
 @pytest.mark.parametrize(("prompt", "roles"), [(None, ["system", "user"]), ("", ["user"]), ("Go.", ["system", "user"])])
 def test_the_system_message_can_be_replaced_or_removed(tmp_path, prompt, roles):
     example = math_task(tmp_path, MathConfig(system_prompt=prompt), train=["a", "b", "c"]).examples("train")[0]

@@ -13,7 +13,7 @@ from nemo_amft.data.sources import load_examples
 from nemo_amft.data.splits import hold_out, overlap, refuse_overlap
 from nemo_amft.tasks.base import Split, Verifier
 from nemo_amft.tasks.math.oat import OatVerifier
-from nemo_amft.tasks.math.verifier import THINK_CLOSE, THINK_OPEN, MathVerifier
+from nemo_amft.tasks.math.verifier import MathVerifier
 from nemo_amft.types import Example, UserError
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,8 @@ Messages = tuple[Mapping[str, str], ...]
 @dataclass(frozen=True)
 class MathConfig:
     thinking: bool = True
-    """The chat template ends a prompt with "<think>\\n": it is cut from demonstrations and put back before grading."""
+    """Responses think first, and what follows "</think>" is graded. "<think>" is the chat template's, where that ends a prompt
+    with it, or else the response's own; demonstrations are made to fit."""
     system_prompt: str | None = None
     """Replaces the data's system message; "" removes it. None: as in the data."""
     grader: Literal["math_verify", "oat"] = "math_verify"
@@ -82,18 +83,5 @@ class MathTask:
         return {"train": train, "validation": validation, "test": validation if test is None else test}
 
     def _load(self, split: Split, source: str) -> list[Example]:
-        return [self._adapt(example, split) for example in load_examples(source, split)]
-
-    def _adapt(self, example: Example, split: Split) -> Example:
-        messages, demonstration = example.messages, example.demonstration
-        messages = with_system_prompt(messages, self.config.system_prompt)
-        if self.config.thinking and demonstration is not None:
-            # Only demonstrations of the training problems are ever trained on.
-            if split == "train" and THINK_CLOSE not in demonstration:
-                where = example.metadata.get("origin", example.id)
-                raise UserError(
-                    f"{where}: demonstration: found no {THINK_CLOSE!r}, expected thoughts, as task.thinking is true "
-                    "(set it to false for demonstrations that do not think)"
-                )
-            demonstration = demonstration.lstrip().removeprefix(THINK_OPEN).removeprefix("\n")
-        return replace(example, messages=messages, demonstration=demonstration)
+        prompt = self.config.system_prompt
+        return [replace(e, messages=with_system_prompt(e.messages, prompt)) for e in load_examples(source, split)]
