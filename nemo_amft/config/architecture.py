@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from nemo_amft.config.schema import ModelConfig
 
@@ -82,13 +82,22 @@ class Architecture:
         return self.num_hidden_layers * self.layer_parameters + matrices * self.embedding_parameters + self.hidden_size
 
 
+SIZES = frozenset(name for name, kind in get_type_hints(Architecture).items() if kind is int)
+"""Fields of a hub config, of every family, that are whole numbers to compute with."""
+
+
 def architecture_of(model: ModelConfig) -> Architecture | None:
     """The architecture of the policy, or None where its config is neither on this machine nor known."""
     if model.path is None:
         scratch = model.scratch
         return from_hub(vars(scratch) | {"model_type": scratch.family, "vocab_size": SCRATCH_VOCABULARY})
-    values = _local_hub_config(model.path) or KNOWN.get(Path(model.path).name)
+    values = hub_config(model.path)
     return from_hub({**values, **model.config_overrides}) if values else None
+
+
+def hub_config(path: str) -> dict[str, Any] | None:
+    """The hub config of a model, if it is on this machine or known."""
+    return _local_hub_config(path) or KNOWN.get(Path(path).name)
 
 
 def _local_hub_config(path: str) -> dict[str, Any] | None:

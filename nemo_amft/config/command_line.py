@@ -7,6 +7,7 @@ schema's defaults, so the plus is put in for the user. A mistyped key is refused
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +18,13 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser  # NeMo's hydra_runner uses the same module
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_amft.config import typed
+from nemo_amft.config import override, typed
+from nemo_amft.config.validate import MASK, mask_argument
 from nemo_amft.types import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -75,6 +77,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         raise UserError(f"--config-name: missing; available: {', '.join(available)}")
     if not any((place / f"{name}.yaml").is_file() for place in line.folders):
         raise UserError(f"--config-name {name}: no such configuration; available: {_list(name, available)}")
+    _refuse_loose_words(parsed.overrides)
     return replace(line, name=name, overrides=tuple(_rewrite(text, line.folders) for text in parsed.overrides))
 
 
@@ -93,14 +96,8 @@ def composed(line: CommandLine) -> tuple[CommandLine, DictConfig]:
             with open_dict(result):
                 del result["hydra"]
             return replace(line, overrides=overrides), result
-    except OverrideParseException as error:
-        text = typed.one_line(error).partition(" See https")[0].removeprefix(f"Error parsing override '{error.override}' ")
-        raise UserError(f"{error.override.lstrip('+')}: {text} (quote a value with special characters)") from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        text = typed.one_line(error).partition(" Config search path")[0]
-        if "--multirun" in text:
-            text = "found several values for one key, expected one; slurm/sweep.sh and nemo_amft.study run a grid"
-        raise UserError(f"--config-name {line.name}: {text}") from error
+        raise UserError(f"--config-name {line.name}: {typed.one_line(error).partition(' Config search path')[0]}") from error
 
 
 @contextlib.contextmanager
@@ -122,13 +119,29 @@ def choices(folders: Sequence[Path], group: str = "") -> list[str]:
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
 
 
+def _refuse_loose_words(arguments: Sequence[str]) -> None:
+    """Raises UserError for a word that is no key=value, which a path with a blank leaves where the shell gets no quotes."""
+    for i, word in enumerate(arguments):
+        if "=" in word or word.startswith("~"):
+            continue
+        if i == 0:
+            raise UserError(f"{word}: expected key=value")
+        whole = " ".join((arguments[i - 1], *itertools.takewhile(lambda text: "=" not in text, arguments[i:])))
+        key, _, value = mask_argument(whole).partition("=")
+        shown = word if f"{key}={value}" == whole else MASK
+        raise UserError(
+            f"{shown}: expected key=value; where it belongs to {key}, in a shell: {override.in_a_shell(key, value)}"
+        )
+
+
 def _rewrite(text: str, folders: Sequence[Path]) -> str:
     """One override as hydra wants it."""
     if text.startswith(("~", "hydra.", "hydra/")):
         return text
-    if "=" not in text:
-        raise UserError(f"{text}: expected key=value")
-    return text if text.startswith("+") or _is_choice(text, folders) else f"++{text}"
+    text = override.with_homes_quoted(text)
+    text = text if text.startswith("+") or _is_choice(text, folders) else f"++{text}"
+    override.parse(text)
+    return text
 
 
 def _is_choice(text: str, folders: Sequence[Path]) -> bool:
@@ -146,7 +159,7 @@ def _folder(option: str, given: str | None) -> Path | None:
     if given is None:
         return None
     # Relative to where the user stands; hydra's "relative to the script" would mean inside this package.
-    folder = Path(given).expanduser().resolve()
+    folder = typed.local_path(given).resolve()
     if not folder.is_dir():
         raise UserError(f"{option}: no such folder, {given}")
     return folder

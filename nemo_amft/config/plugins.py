@@ -30,7 +30,7 @@ class Plugin:
     config: Any
     """An instance of `cls.Config`."""
     target: str = ""
-    """`_target_`, as the user wrote it."""
+    """`_target_`, as the user wrote it but for a leading ~."""
 
     def build(self, *args: Any, **kwargs: Any) -> Any:
         """`cls(config, *args, **kwargs)`."""
@@ -44,6 +44,7 @@ def load_plugin(section: str, values: Any) -> Plugin:
     target = values.get("_target_")
     if not isinstance(target, str):
         raise UserError(f"{section}._target_: expected dotted.path.Class or file.py:Class, found {typed.show(target)}")
+    target = typed.at_home(target)
     cls = _find(f"{section}._target_", target, "Class", lambda value: isinstance(value, type))
     settings = getattr(cls, "Config", None)
     if not (isinstance(settings, type) and dataclasses.is_dataclass(settings)):
@@ -61,7 +62,7 @@ def load_function(key: str, target: str) -> Callable[..., Any]:
 def _find(key: str, target: str, wanted: str, is_wanted: Callable[[Any], bool]) -> Any:
     """What `target` names, if it `is_wanted`, a `wanted` ("Class", "function")."""
     place, _, name = target.rpartition(":" if ":" in target else ".")
-    if not place or not name:
+    if not place or not name or target.endswith(".py"):
         raise UserError(f"{key}: expected dotted.path.{wanted} or file.py:{wanted}, found {target!r}")
     try:
         module = _import_file(Path(place)) if ":" in target else importlib.import_module(place)

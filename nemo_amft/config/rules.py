@@ -14,6 +14,7 @@ from typing import Any
 
 from nemo_amft.config import launcher
 from nemo_amft.config.architecture import Architecture, architecture_of
+from nemo_amft.config.free_keys import unknown_keys, wrong_sizes
 from nemo_amft.config.plugins import load_function
 from nemo_amft.config.ranges import out_of_range
 from nemo_amft.config.schema import Config
@@ -42,7 +43,7 @@ def violations(config: Config, *, on_this_machine: bool = True, module: str = "n
     if broken:
         return  # the rules below divide by these numbers
     rules: list[Callable[[Config], Iterator[str]]] = [
-        _layout, _divisibility, _pipeline_and_recompute, _optimizer, _lengths,
+        unknown_keys, _layout, _divisibility, _pipeline_and_recompute, _optimizer, _lengths,
         _rollout, _batches, _validation, _controller, _files, _plugins, _reward, _time,
     ]  # fmt: skip
     for rule in rules:
@@ -57,7 +58,7 @@ def violations(config: Config, *, on_this_machine: bool = True, module: str = "n
 
 def ranges(config: Config) -> list[str]:
     """One line for each number outside its range; nothing can be computed from such a configuration."""
-    return list(out_of_range(lambda key: lookup(config, key)))
+    return [*out_of_range(lambda key: lookup(config, key)), *wrong_sizes(config.model.config_overrides)]
 
 
 def lookup(config: Config, key: str) -> Any:
@@ -277,8 +278,9 @@ def _controller(config: Config) -> Iterator[str]:
 
 
 def _files(config: Config) -> Iterator[str]:
-    if config.exp_manager.exp_dir is None and config.exp_manager.explicit_log_dir is None:
-        yield "exp_manager.exp_dir: found null, expected a folder, or the run directory in exp_manager.explicit_log_dir"
+    if not config.exp_manager.exp_dir and config.exp_manager.explicit_log_dir is None:
+        found = "null" if config.exp_manager.exp_dir is None else "nothing"
+        yield f"exp_manager.exp_dir: found {found}, expected a folder, or the run directory in exp_manager.explicit_log_dir"
     if not config.exp_manager.name.strip():
         yield "exp_manager.name: found nothing, expected the run's name"
     folder = config.exp_manager.explicit_log_dir
@@ -291,18 +293,19 @@ def _files(config: Config) -> Iterator[str]:
         yield f"model.chat_template: expected a file, found {template!r}, which does not exist"
     if config.model.chat_template_time is not None:
         yield from _complaints(lambda: parse_time("model.chat_template_time", config.model.chat_template_time))
-    for key, kind in {
-        "model.path": "folder", "model.tokenizer": "folder", "critic.path": "folder",
-        "data.train": "file", "data.validation": "file", "data.test": "file",
-    }.items():  # fmt: skip
-        value = lookup(config, key)
-        if value is not None and not Path(value).exists() and looks_local(value):
-            yield f"{key}: expected a hub id or a {kind}, found {value!r}, which does not exist"
+    folders = {key: lookup(config, key) for key in ("model.path", "model.tokenizer", "critic.path")}
+    files = {key: lookup(config, key) for key in ("data.train", "data.validation", "data.test")}
+    files |= {f"benchmarks.{name}": source for name, source in config.benchmarks.items()}
+    for kind, places in (("folder", folders), ("file", files)):
+        for key, value in places.items():
+            if value is not None and not (value.strip() and Path(value).exists()) and looks_local(value):
+                yield f"{key}: expected a hub id or a {kind}, found {value!r}, which does not exist"
 
 
 def looks_local(path: str) -> bool:
     """Whether a name can only be a path: a hub id is NAME or OWNER/NAME."""
-    return path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith((".parquet", ".jsonl", ".json", "/"))
+    ending = path.endswith((".parquet", ".jsonl", ".json", "/"))
+    return not path.strip() or path.startswith((".", "/", "~")) or path.count("/") > 1 or ending
 
 
 def _plugins(config: Config) -> Iterator[str]:

@@ -17,6 +17,7 @@ from unittest import mock
 
 from nemo_amft.config import launcher
 from nemo_amft.config.schema import Config, ExpManagerConfig
+from nemo_amft.config.typed import at_home
 from nemo_amft.config.validate import mask_argument
 
 
@@ -62,11 +63,13 @@ def prepare(config: Config) -> tuple[Path, list[Any]]:
 
 def _settings(ours: ExpManagerConfig, path: Path) -> dict[str, Any]:
     """exp_manager's own configuration: our folder as it is, and none of the callbacks that need Lightning's loop."""
+    wandb = {"name": ours.name, "project": "nemo_amft", **ours.wandb_logger_kwargs}
+    wandb |= {key: at_home(wandb[key]) for key in ("save_dir", "dir") if isinstance(wandb.get(key), str)}
     return {
         "explicit_log_dir": str(path),
         "create_tensorboard_logger": ours.create_tensorboard_logger,
         "create_wandb_logger": ours.create_wandb_logger,
-        "wandb_logger_kwargs": {"name": ours.name, "project": "nemo_amft", **ours.wandb_logger_kwargs},
+        "wandb_logger_kwargs": wandb,
         "use_datetime_version": False,
         "create_checkpoint_callback": False,
         "create_preemption_callback": False,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from nemo_amft.config.typed import Location
 from nemo_amft.evaluation.config import EvaluationConfig
 
 
@@ -62,13 +63,13 @@ class ScratchConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    path: str | None = None
+    path: Location | None = None
     """Hub id or folder in hub format (config.json, safetensors, tokenizer). None: `scratch`."""
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
     """Used when `path` is None."""
-    tokenizer: str | None = None
+    tokenizer: Location | None = None
     """Hub id or folder of another tokenizer than the model's own."""
-    chat_template: str | None = None
+    chat_template: Location | None = None
     """File with a chat template (Jinja) to use instead of the tokenizer's own."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Variables of the chat template, such as {enable_thinking: false}: in training, in evaluation, and in hf/ as defaults."""
@@ -142,7 +143,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class CriticConfig:
-    path: str | None = None
+    path: Location | None = None
     """Hub id or folder the critic's body starts from. None: the policy's weights at the end of warm-up."""
     warmup_steps: int = 0
     """Critic-only steps before the policy's first RL update (Open-Reasoner-Zero: 50)."""
@@ -178,11 +179,11 @@ class DataConfig:
     """n, rollouts a prompt."""
     demonstrations_per_step: int = 128
     """m, demonstrations in the SFT term of a step."""
-    train: str | None = None
+    train: Location | None = None
     """Training problems: a hub id, a .parquet or a .jsonl file. Generated tasks take none."""
-    validation: str | None = None
+    validation: Location | None = None
     """Held-out problems for D_val. None: `validation_size` are held out of `train`."""
-    test: str | None = None
+    test: Location | None = None
     """Problems of the final evaluation. None: D_val."""
     validation_size: int = 512
     """Problems held out of `train` for D_val, by problem text."""
@@ -240,7 +241,7 @@ class RewardConfig:
     """A verification that takes longer is killed, scored 0 and counted in reward/timeout."""
     memory_mb: int = 2048
     """Address space a child process may grow by before it is stopped (counted in reward/error)."""
-    function: str | None = None
+    function: Location | None = None
     """A function of your own that judges in place of the task's verifier: my/file.py:function, or dotted.path.function."""
 
 
@@ -274,11 +275,11 @@ class CheckpointConfig:
 class ExpManagerConfig:
     """NeMo's exp_manager keys that apply here."""
 
-    exp_dir: str | None = "runs"
+    exp_dir: Location | None = "runs"
     """Folder of all runs."""
     name: str = "amft"
     """Name of the run."""
-    explicit_log_dir: str | None = None
+    explicit_log_dir: Location | None = None
     """The run directory itself, instead of exp_dir/name."""
     resume_if_exists: bool = True
     """Continue from the newest intact checkpoint in the run directory."""
@@ -325,7 +326,7 @@ class Config:
     """Checkpoints."""
     exp_manager: ExpManagerConfig = field(default_factory=ExpManagerConfig)
     """Run directory and loggers."""
-    benchmarks: dict[str, str | None] = field(default_factory=dict)
+    benchmarks: dict[str, Location | None] = field(default_factory=dict)
     """What nemo_amft.evaluate puts to a model: name -> hub, a hub id, a .parquet or a .jsonl file; null leaves it out."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """Drawing and grading of benchmarks (nemo_amft/evaluation/config.py)."""

@@ -5,11 +5,27 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from nemo_amft.types import UserError
+
+LOCAL = "a path, or what may be one"
+Location = Annotated[str, LOCAL]
+"""The type of a key that names something on this machine, or that may: ~ at its start is a home directory."""
+
+
+def at_home(path: str) -> str:
+    """`path` with a leading ~ or ~user as that home directory, where there is one."""
+    return os.path.expanduser(path)
+
+
+def local_path(text: str) -> Path:
+    """The path that an argument of a command line names."""
+    return Path(at_home(text))
 
 
 def build(cls: type, values: Any, section: str, known: Sequence[str], base: Any = None) -> Any:
@@ -21,7 +37,8 @@ def build(cls: type, values: Any, section: str, known: Sequence[str], base: Any 
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{section}: expected keys of its own, found {show(values)}")
-    hints, fields = get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls) if f.init}
+    hints = get_type_hints(cls, include_extras=True)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for name in values:
         if name not in fields:
             key = join(section, str(name))
@@ -53,6 +70,9 @@ def convert(value: Any, expected: Any, key: str) -> Any:
     if value == "???":  # hydra's mark for "the user must say"
         raise UserError(f"{key}: missing; expected {describe(expected)} ({key}=...)")
     origin = get_origin(expected)
+    if origin is Annotated:
+        found = convert(value, get_args(expected)[0], key)
+        return at_home(found) if LOCAL in get_args(expected) else found
     if origin is Literal:
         return _literal(value, get_args(expected), key)
     if origin in (Union, types.UnionType):
@@ -91,7 +111,7 @@ def _union(value: Any, expected: Any, key: str) -> Any:
         try:
             return convert(value, member, key)
         except UserError:
-            if len(members) == 1 and get_origin(member) is not None:
+            if len(members) == 1 and get_origin(member) not in (None, Annotated):
                 raise  # says more than "expected X or null" does
     raise _wrong(value, expected, key)
 
@@ -133,6 +153,8 @@ def describe(expected: Any) -> str:
     origin, inner = get_origin(expected), get_args(expected)
     if expected is Any:
         return "a value"
+    if origin is Annotated:
+        return describe(inner[0])
     if expected is type(None):
         return "null"
     if dataclasses.is_dataclass(expected):

@@ -20,7 +20,7 @@ def leaked(train: str | None, sets: Mapping[str, ProblemSet], when: str) -> dict
     None where nobody looked: no training data, or `when` ("files", "always", "never") says not to. Found ones are logged as a
     warning and left in.
     """
-    local = train is not None and Path(train).expanduser().is_file()
+    local = train is not None and Path(train).is_file()
     if train is None or when == "never" or (when == "files" and not local):
         return None
     problems = load_examples(train)

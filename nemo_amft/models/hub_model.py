@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from nemo_amft.config.free_keys import unknown_fields
 from nemo_amft.config.schema import ModelConfig, ScratchConfig
 from nemo_amft.data.character_tokenizer import save_character_tokenizer
 from nemo_amft.data.template import with_defaults
@@ -146,15 +146,15 @@ def _read_config(folder: Path, trust_remote_code: bool) -> PreTrainedConfig:
 
 
 def _override(config: PreTrainedConfig, overrides: dict[str, Any]) -> None:
+    for message in unknown_fields(overrides, config.to_dict()):
+        raise UserError(message)
     for key, value in overrides.items():
         if key == "rope_theta":  # lives among rope_parameters since transformers 5
             config.rope_parameters = {**config.rope_parameters, "rope_theta": float(value)}
-        elif key in (known := config.to_dict()):
-            setattr(config, key, value)
+        elif isinstance(part := getattr(config, key), PreTrainedConfig) and isinstance(value, dict):
+            _override(part, value)
         else:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"model.config_overrides.{key}: the config of a {config.model_type} model has no such field{hint}")
+            setattr(config, key, value)
 
 
 def _link_with_config(source: Path, target: Path, config: PreTrainedConfig) -> None:

@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from nemo_amft.config.typed import local_path
 from nemo_amft.observe.metrics import Record, is_time_key, read_metrics
 from nemo_amft.types import UserError
 
@@ -47,8 +48,8 @@ def differences(a: Sequence[Record], b: Sequence[Record]) -> Iterator[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m nemo_amft.observe.compare", description="Compare two runs, times aside.")
-    parser.add_argument("a", help="metrics.jsonl of a run, or its folder")
-    parser.add_argument("b", help="metrics.jsonl of another run, or its folder")
+    parser.add_argument("a", type=local_path, help="metrics.jsonl of a run, or its folder")
+    parser.add_argument("b", type=local_path, help="metrics.jsonl of another run, or its folder")
     args = parser.parse_args(argv)
     try:
         lines = list(differences(read_metrics(args.a), read_metrics(args.b)))

@@ -231,9 +231,10 @@ def test_benchmark_problems_in_the_training_data_are_found(tmp_path, caplog):
 
 
 def test_benchmarks_are_chosen_on_the_command_line(tmp_path):
-    config = load(["--config-name", "evaluate", "benchmarks=paper", "benchmarks.aime24=a.parquet", "benchmarks.amc=null"])
+    (file := tmp_path / "a.parquet").touch()
+    config = load(["--config-name", "evaluate", "benchmarks=paper", f"benchmarks.aime24={file}", "benchmarks.amc=null"])
     assert set(config.benchmarks) == set(BENCHMARKS) - {"gsm8k"}
-    assert (config.benchmarks["aime24"], config.benchmarks["amc"], config.benchmarks["arc_c"]) == ("a.parquet", None, "hub")
+    assert (config.benchmarks["aime24"], config.benchmarks["amc"], config.benchmarks["arc_c"]) == (str(file), None, "hub")
     assert load(["--config-name", "quickstart"], check=False).benchmarks == {}
     with pytest.raises(UserError, match=r"evaluation\.graders\[0\]: found 'oats', expected one of oat, math_verify"):
         load(["--config-name", "evaluate", "evaluation.graders=[oats]"])

@@ -299,11 +299,8 @@ def test_folders_of_the_users_own_extend_and_replace_conf(tmp_path):
         (["--config-name", "quickstart", "controller=papr"], "controller=papr: no such choice; available: paper, "),
         (["--config-name", "quickstart", "trainer.max_steps"], "trainer.max_steps: expected key=value"),
         (["--config-name", "quickstart", "--max-steps", "3"], "unrecognized arguments: --max-steps"),
-        (["--config-name", "quickstart", "data.train=/a(b)"], "data.train=/a(b): mismatched input '('"),
         (["--config-name", "quickstart", "-m"], "--multirun: one process trains one run; start a job for each setting"),
         (["--config-dir", "nowhere", "--config-name", "x"], "--config-dir: no such folder, nowhere"),
-        (["--config-name", "quickstart", "trainer.seed=1,2"],
-         "--config-name quickstart: found several values for one key, expected one; slurm/sweep.sh and "),
     ],
 )  # fmt: skip
 def test_hydras_own_errors_are_one_line(arguments, message):
@@ -378,7 +375,7 @@ def test_nemo_composes_the_run_and_leaves_an_existing_run_directory_alone(tmp_pa
     run.mkdir()
     (run / "metrics.jsonl").write_text("{}\n")
     single = ["trainer.devices=1", "model.tensor_model_parallel_size=1", "trainer.max_steps=7", "checkpoint=c/d"]
-    secret = "exp_manager.wandb_logger_kwargs={api_key: SECRET}"
+    secret = "exp_manager.wandb_logger_kwargs={settings: {api_key: SECRET}}"
     # A rank of a Slurm job that is not the first: it must not write event files.
     for environment, events in (({"SLURM_PROCID": "1", "SLURM_JOB_NAME": "x", "SLURM_NTASKS": "1"}, 0), ({}, 1)):
         done = subprocess.run(

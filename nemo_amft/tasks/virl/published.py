@@ -56,7 +56,7 @@ class _Bad(ValueError):
 
 def load_routes(folder: str | Path, positions_between: int = 2) -> list[Route]:
     """All routes of `folder`, ids "FOLDER/0", ...; raises UserError, with one line, for what cannot be used."""
-    path = Path(folder).expanduser() / ROUTES
+    path = Path(folder) / ROUTES
     value = _read_json(path, "[routes, count]")
     if not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], list)):
         raise UserError(f"{path}: found {_show(value)}, expected [routes, count]")
@@ -99,7 +99,7 @@ class StreetViews:
 
     def __init__(self, folder: str | Path) -> None:
         """Read the mapping; raises UserError if it is missing, damaged, or holds anything but plain values."""
-        self._folder = Path(folder).expanduser()
+        self._folder = Path(folder)
         self._path = self._folder / MAPPING
         self._ids = _read_mapping(self._path)
         # Cells of about the search radius, so that a search looks at nine of them and not at the whole city.

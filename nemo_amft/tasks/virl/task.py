@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nemo_amft.config.schema import DataConfig
+from nemo_amft.config.typed import Location
 from nemo_amft.tasks.base import Split
 from nemo_amft.tasks.virl.actions import Space
 from nemo_amft.tasks.virl.city import STYLES, City, Place, StyleName, draw_routes
@@ -31,9 +32,9 @@ OTHER_SPACE: dict[Space, Space] = {"absolute": "relative", "relative": "absolute
 
 @dataclass(frozen=True)
 class VirlConfig:
-    source: str = SYNTHETIC
+    source: Location = SYNTHETIC
     """Routes: "synthetic", or a folder in the published layout, such as nyc_1k_routes (see published.py)."""
-    visual_ood: str | None = None
+    visual_ood: Location | None = None
     """Folder with the routes of other cities, such as VLN_mini. null: where source is synthetic the other style, else none."""
     city: StyleName = "brick"
     """Style of the synthetic city; the other one is the visual OOD."""
@@ -112,7 +113,7 @@ class VirlTask:
             if found is not None:
                 raise UserError(f"data.{key}: found {found!r}, expected null, as the task reads its routes from task.source")
         for key, found, word in (("source", config.source, SYNTHETIC), ("visual_ood", config.visual_ood, None)):
-            if found != word and not Path(found).expanduser().is_dir():
+            if found != word and not Path(found).is_dir():
                 shown = "null" if word is None else repr(word)
                 raise UserError(f"task.{key}: found {found!r}, expected {shown} or a folder")
         self.config = config
