@@ -85,7 +85,7 @@ def load_data(config: Config, task: Task, chat: ChatTemplate) -> RunData:
     if images_of(task, fitted["train"]) is not None:
         raise UserError("task: found images, expected text: a policy that sees cannot be trained here (it can be evaluated)")
     demonstrations = [example for example in fitted["train"] if example.demonstration is not None]
-    wanted_by = imitating(config)
+    wanted_by = _imitating(config)
     if wanted_by and not demonstrations:
         raise UserError(f"data.train: found no example with a demonstration, expected at least one for {wanted_by}")
     refuse_truncation(demonstrations if wanted_by else [], chat, limits.max_demonstration_tokens, limits.max_truncated_fraction)
@@ -97,12 +97,12 @@ def load_data(config: Config, task: Task, chat: ChatTemplate) -> RunData:
     return RunData(fitted["train"], demonstrations, fitted["validation"], test, others, load_watched(config, chat, others))
 
 
-def imitating(config: Config) -> str:
-    """The key of what imitates demonstrations in this run, with its value; "" where nothing does."""
+def _imitating(config: Config) -> str:
+    """What imitates demonstrations in this run, "" for nothing."""
     if config.warmup.steps:
         return f"warmup.steps={config.warmup.steps}"
     method = config.method.build(config.rollout.longest)
-    return f"method {type(method).__name__}" if method.needs_demonstrations or method.most_imitated(config.data) else ""
+    return f"the method, {type(method).__name__}" if method.imitates(config.data) else ""
 
 
 def load_watched(config: Config, chat: ChatTemplate, taken: Mapping[str, object]) -> dict[str, list[Example]]:

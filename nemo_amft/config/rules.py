@@ -19,6 +19,7 @@ from nemo_amft.config.plugins import load_function
 from nemo_amft.config.ranges import out_of_range
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import PLUGIN_SECTIONS
+from nemo_amft.data.places import missing, sources_of
 from nemo_amft.data.template import parse_time
 from nemo_amft.parallel import signals
 from nemo_amft.types import UserError
@@ -293,13 +294,15 @@ def _files(config: Config) -> Iterator[str]:
         yield f"model.chat_template: expected a file, found {template!r}, which does not exist"
     if config.model.chat_template_time is not None:
         yield from _complaints(lambda: parse_time("model.chat_template_time", config.model.chat_template_time))
-    folders = {key: lookup(config, key) for key in ("model.path", "model.tokenizer", "critic.path")}
-    files = {key: lookup(config, key) for key in ("data.train", "data.validation", "data.test")}
-    files |= {f"benchmarks.{name}": source for name, source in config.benchmarks.items()}
-    for kind, places in (("folder", folders), ("file", files)):
-        for key, value in places.items():
-            if value is not None and not (value.strip() and Path(value).exists()) and looks_local(value):
-                yield f"{key}: expected a hub id or a {kind}, found {value!r}, which does not exist"
+    for key in ("model.path", "model.tokenizer", "critic.path"):
+        value = lookup(config, key)
+        if value is not None and not (value.strip() and Path(value).exists()) and looks_local(value):
+            yield f"{key}: expected a hub id or a folder, found {value!r}, which does not exist"
+    given = {key: lookup(config, key) for key in ("data.train", "data.validation", "data.test")}
+    for key, value in (given | {f"benchmarks.{name}": source for name, source in config.benchmarks.items()}).items():
+        if value == ():
+            yield f"{key}: found an empty list, expected at least one source"
+        yield from (f"{key}: {complaint}" for source in sources_of(value) if (complaint := missing(source)) is not None)
 
 
 def looks_local(path: str) -> bool:

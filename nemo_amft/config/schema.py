@@ -12,6 +12,9 @@ from typing import Any, Literal
 from nemo_amft.config.typed import Location
 from nemo_amft.evaluation.config import EvaluationConfig
 
+Sources = Location | tuple[Location, ...]
+"""Where problems come from: one source, or a list."""
+
 
 @dataclass(frozen=True)
 class TrainerConfig:
@@ -179,11 +182,11 @@ class DataConfig:
     """n, rollouts a prompt."""
     demonstrations_per_step: int = 128
     """m, demonstrations in the SFT term of a step."""
-    train: Location | None = None
-    """Training problems: a hub id, a .parquet or a .jsonl file. Generated tasks take none."""
-    validation: Location | None = None
+    train: Sources | None = None
+    """Training problems: a file, a glob, a folder or a hub id, or a list of them (docs/data.md). Generated tasks take none."""
+    validation: Sources | None = None
     """Held-out problems for D_val. None: `validation_size` are held out of `train`."""
-    test: Location | None = None
+    test: Sources | None = None
     """Problems of the final evaluation. None: D_val."""
     validation_size: int = 512
     """Problems held out of `train` for D_val, by problem text."""
@@ -326,7 +329,7 @@ class Config:
     """Checkpoints."""
     exp_manager: ExpManagerConfig = field(default_factory=ExpManagerConfig)
     """Run directory and loggers."""
-    benchmarks: dict[str, Location | None] = field(default_factory=dict)
-    """What nemo_amft.evaluate puts to a model: name -> hub, a hub id, a .parquet or a .jsonl file; null leaves it out."""
+    benchmarks: dict[str, Sources | None] = field(default_factory=dict)
+    """What nemo_amft.evaluate puts to a model: name -> hub, or sources as data.train has; null leaves it out."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """Drawing and grading of benchmarks (nemo_amft/evaluation/config.py)."""

@@ -2,253 +2,276 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
+import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_amft.data.golds import MARKS, join_golds
+from nemo_amft.data import choices, rows, shown
+from nemo_amft.data.rows import ABSENT, Message, Row, RowError, blank
+from nemo_amft.data.shown import Shown
 
-PROMPT_ROLES = ("system", "user", "assistant")
+PROMPTS = ("prompt", "problem", "question", "Question", "query", "instruction", "input")
+"""Where a problem is looked for, in this order: a text or a list of messages."""
+
+ANSWERS = ("answer", "final_answer", "expected_answer", "ground_truth")
+"""Where a free answer is looked for after reward_model.ground_truth, in this order."""
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")
 """GSM8K's calculator annotations, such as <<48/2=24>>: made for a tool, not for a reader."""
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-OPTION_SEED = 42
-"""Seeds the order of options, together with the question: the same order in every run, whichever rows are read."""
-
-CHOICE_INSTRUCTION = "Put the letter of the right option in \\boxed{}."
-"""Ends a prompt that is made from options. A row that brings its own prompt is left as it is."""
-
-
-class RowError(ValueError):
-    """One line: the key, what was found and what is expected. The caller adds file and row."""
-
-    def __init__(self, key: str, found: Any, expected: str) -> None:
-        super().__init__(f"{key}: found {_show(found)}, expected {expected}")
+LONGEST_ANSWER = 500
+"""Characters of an answer beside a `question`: many sets keep the whole response in a column of that name."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a row says, whatever its schema."""
+    """What a row asks, whatever its schema."""
 
-    messages: tuple[Mapping[str, str], ...]
+    messages: tuple[Message, ...]
     answer: str | None
     """None where the row has nothing to verify a response with."""
-    demonstration: str | tuple[str, ...] | None
-    source: str
+    answer_key: str
+    """Where the answer stands, or ought to."""
     choice: bool = False
     """The answer is an option's letter."""
-    category: str = ""
 
 
-Schema = Callable[[Mapping[str, Any]], Problem]
+@dataclass(frozen=True)
+class Schema:
+    """One way of writing problems down."""
+
+    says: str
+    """Its columns, for whoever looks for the right ones."""
+    fits: Callable[[Row], bool]
+    """Whether it is a row's, by its columns."""
+    problem: Callable[[Row], Problem]
+    """Raises RowError."""
+    demonstration: Callable[[Row, Problem], Shown | None]
+    """The expert's response, of one turn or several (types.Example). Raises RowError."""
 
 
-class _Absent:
-    def __repr__(self) -> str:
-        return "nothing"
+def schema_of(row: Row) -> Schema | None:
+    """The schema of a set that begins with `row`: by the columns that say something in it, else by all; None if none fits."""
+    said = {key: value for key, value in row.items() if not blank(value)}
+    return next((schema for seen in (said, row) for schema in SCHEMAS if not _preferences(row) and schema.fits(seen)), None)
 
 
-ABSENT = _Absent()
+def refusal(row: Row) -> str:
+    """What to say of a set that begins with `row` where no schema fits."""
+    pairs = " (preference pairs, which nothing here learns from)" if _preferences(row) else ""
+    columns = ", ".join(sorted(map(str, row))) or "none"
+    return f"columns: found {columns}{pairs}, expected {'; or '.join(schema.says for schema in SCHEMAS)}"
 
 
-def detect_schema(row: Mapping[str, Any]) -> Schema | None:
-    """The schema whose columns `row` has, or None."""
-    for schema, columns in COLUMNS.items():
-        if columns <= row.keys():
-            return schema
-    return None
+def source_of(row: Row) -> str:
+    """The set that a row says it is from; "" where it says nothing."""
+    return rows.optional_text(row, "data_source")
 
 
-def openr1(row: Mapping[str, Any]) -> Problem:
-    """Elliott/Openr1-Math-46k-8192: prompt and target are lists of messages, reward_model.ground_truth is the answer."""
-    reward_model = row.get("reward_model", ABSENT)
-    if not isinstance(reward_model, Mapping):
-        raise RowError("reward_model", reward_model, "an object with 'ground_truth'")
-    return Problem(
-        messages=_messages(row, "prompt"),
-        answer=_answer(reward_model.get("ground_truth", ABSENT), "reward_model.ground_truth"),
-        demonstration=_target(row.get("target")),
-        source=_optional_text(row, "data_source") or "",
-    )
+def category_of(row: Row) -> str:
+    """The field of knowledge that a row says it is of; "" where it says nothing."""
+    named = (row.get(key) for key in ("category", "subject", "High-level domain"))
+    return next((rows.text(value, "category") for value in named if isinstance(value, str) and value.strip()), "")
 
 
-def generic(row: Mapping[str, Any]) -> Problem:
-    """prompt (text, or a list of messages), answer and, if there is one, demonstration (text)."""
-    prompt = row.get("prompt", ABSENT)
-    if isinstance(prompt, str):
-        messages: tuple[Mapping[str, str], ...] = ({"role": "user", "content": _text(prompt, "prompt")},)
-    else:
-        messages = _messages(row, "prompt", "text or a non-empty list of messages")
-    return Problem(messages, _answer(row.get("answer", ABSENT), "answer"), _optional_text(row, "demonstration"), "")
+def refuse_left_out(row: Row, problem: Problem, demonstration: Shown | None, imitated: bool) -> None:
+    """Raises RowError for a column that seems to hold options or, where those are `imitated`, demonstrations, and was not
+    read."""
+    for key in _alike(tuple(row)):
+        if not (problem.choice or blank(row[key]) or choices.offered(problem.messages[-1]["content"], row[key])):
+            raise RowError(key, row[key], f"no options beside a free answer, or a question with options: {CHOICE.says}")
+    if imitated and demonstration is None and (key := shown.unread(row)) is not None:
+        raise RowError(key, row[key], f"a demonstration in one of the columns {_names(shown.COLUMNS)}: nothing reads this one")
 
 
-def gsm8k(row: Mapping[str, Any]) -> Problem:
-    """openai/gsm8k: question, and an answer that holds the steps and ends with "#### N".
-
-    The demonstration is the steps without calculator annotations, then the answer in a box, where Math-Verify looks first.
-    """
-    question = _text(row.get("question", ABSENT), "question")
-    worked = _text(row.get("answer", ABSENT), "answer")
-    steps, mark, answer = worked.rpartition("####")
-    answer = answer.strip().replace(",", "")
-    if not mark or not answer:
-        raise RowError("answer", worked[-40:], "steps that end with '#### N'")
-    steps = CALCULATOR.sub("", steps).strip()
-    return Problem(({"role": "user", "content": question},), answer, f"{steps}\nThe answer is \\boxed{{{answer}}}.", "")
+# ---- the columns of a row
 
 
-def chat(row: Mapping[str, Any]) -> Problem:
-    """messages: a conversation that ends with the assistant's message. What comes before the assistant's first message is the
-    prompt, the rest is the demonstration. There is no answer."""
-    said = _messages(row, "messages", last="assistant")
-    first = next(index for index, message in enumerate(said) if message["role"] == "assistant")
-    turns = tuple(message["content"] for message in said[first:])
-    return Problem(said[:first], None, turns if len(turns) > 1 else turns[0], "")
+def _preferences(row: Row) -> bool:
+    return {"chosen", "rejected"} <= row.keys()
 
 
-def problem(row: Mapping[str, Any]) -> Problem:
-    """problem and answer, as in HuggingFaceH4/MATH-500, AI-MO/aimo-validation-amc and the hub's AIME sets."""
-    text = _text(row.get("problem", ABSENT), "problem")
-    return Problem(({"role": "user", "content": text},), _answer(row.get("answer", ABSENT), "answer"), None, "")
+def _prompt_key(row: Row) -> str | None:
+    said = (key for key in PROMPTS if not blank(row.get(key)))
+    return next(said, next((key for key in PROMPTS if key in row), None))
 
 
-def plain(row: Mapping[str, Any]) -> Problem:
-    """question, and an answer without steps, as in math-ai/minervamath. Its columns are GSM8K's, so it has to be asked for."""
-    question = _text(row.get("question", ABSENT), "question")
-    return Problem(({"role": "user", "content": question},), _answer(row.get("answer", ABSENT), "answer"), None, "")
-
-
-def olympiad(row: Mapping[str, Any]) -> Problem:
-    """OlympiadBench: question, and final_answer, a list of texts any of which is right."""
-    golds = row.get("final_answer", ABSENT)
-    if not isinstance(golds, list) or not golds:
-        raise RowError("final_answer", golds, "a non-empty list of answers")
-    answer = join_golds([_answer(gold, f"final_answer[{i}]") for i, gold in enumerate(golds)])
-    return Problem(({"role": "user", "content": _text(row.get("question", ABSENT), "question")},), answer, None, "")
-
-
-def mmlu_pro(row: Mapping[str, Any]) -> Problem:
-    """TIGER-Lab/MMLU-Pro: question, options (a list), answer (a letter) and, if there is one, category."""
-    options = _options(row.get("options", ABSENT), "options")
-    answer = _answer(row.get("answer", ABSENT), "answer").strip().upper()
-    letters = LETTERS[: len(options)]
-    if len(answer) != 1 or answer not in letters:
-        raise RowError("answer", answer, f"a letter from A to {letters[-1]}")
-    return _choice(row, "question", options, letters.index(answer), _optional_text(row, "category") or "")
-
-
-def arc(row: Mapping[str, Any]) -> Problem:
-    """allenai/ai2_arc: question, choices {text, label} and answerKey, one of the labels (letters, or digits in some rows)."""
-    choices = row.get("choices", ABSENT)
-    if not isinstance(choices, Mapping):
-        raise RowError("choices", choices, "an object with 'text' and 'label'")
-    options = _options(choices.get("text", ABSENT), "choices.text")
-    labels, key = choices.get("label", ABSENT), row.get("answerKey", ABSENT)
-    if not isinstance(labels, list) or len(labels) != len(options):
-        raise RowError("choices.label", labels, f"a list of {len(options)} labels")
-    if key not in labels:
-        raise RowError("answerKey", key, f"one of {', '.join(map(str, labels))}")
-    return _choice(row, "question", options, labels.index(key))
-
-
-def gpqa(row: Mapping[str, Any]) -> Problem:
-    """Idavidrein/gpqa: Question, Correct Answer, and Incorrect Answer 1 to 3."""
-    keys = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
-    options = [_text(row.get(key, ABSENT), key) for key in keys]
-    return _choice(row, "Question", options, 0, _optional_text(row, "High-level domain") or "")
-
-
-COLUMNS: dict[Schema, set[str]] = {
-    openr1: {"prompt", "reward_model"},
-    generic: {"prompt", "answer"},
-    mmlu_pro: {"question", "options", "answer"},
-    arc: {"question", "choices", "answerKey"},
-    gpqa: {"Question", "Correct Answer"},
-    olympiad: {"question", "final_answer"},
-    gsm8k: {"question", "answer"},
-    problem: {"problem", "answer"},
-    chat: {"messages"},
-}
-"""What tells a schema, tried in this order."""
-
-
-def _choice(row: Mapping[str, Any], key: str, options: Sequence[str], gold: int, category: str = "") -> Problem:
-    """A question with lettered options, in an order drawn from the question alone."""
-    question = _text(row.get(key, ABSENT), key).strip()
-    # By a hash and not by `random`, whose shuffling another version of Python may do otherwise.
-    order = sorted(range(len(options)), key=lambda i: hashlib.sha256(f"{OPTION_SEED}/{i}/{question}".encode()).digest())
-    lines = "\n".join(f"{LETTERS[place]}) {options[index].strip()}" for place, index in enumerate(order))
-    text = f"{question}\n\n{lines}\n\n{CHOICE_INSTRUCTION}"
-    return Problem(({"role": "user", "content": text},), LETTERS[order.index(gold)], None, "", True, category)
-
-
-def _options(value: Any, key: str) -> list[str]:
-    if not isinstance(value, list) or not 2 <= len(value) <= len(LETTERS):
-        raise RowError(key, value, f"a list of 2 to {len(LETTERS)} options")
-    return [_text(option, f"{key}[{i}]") for i, option in enumerate(value)]
-
-
-def _messages(
-    row: Mapping[str, Any], key: str, expected: str = "a non-empty list of messages", last: str = "user"
-) -> tuple[Mapping[str, str], ...]:
+def _prompt(row: Row) -> tuple[Message, ...]:
+    key = _prompt_key(row) or PROMPTS[0]
     value = row.get(key, ABSENT)
-    if not isinstance(value, list) or not value:
-        raise RowError(key, value, expected)
-    messages = []
-    for index, message in enumerate(value):
-        where = f"{key}[{index}]"
-        if not isinstance(message, Mapping):
-            raise RowError(where, message, "an object with 'role' and 'content'")
-        role = message.get("role", ABSENT)
-        if role not in PROMPT_ROLES:
-            raise RowError(f"{where}.role", role, "'system', 'user' or 'assistant'")
-        content = _text(message.get("content", ABSENT), f"{where}.content", may_be_empty=role == "system")
-        messages.append({"role": role, "content": content})
-    if messages[-1]["role"] != last:
-        raise RowError(f"{key}[{len(messages) - 1}].role", messages[-1]["role"], f"{last!r} in the last message")
-    return tuple(messages)
+    if isinstance(value, str):
+        said = rows.text(value, key)
+        if key == "instruction" and not blank(row.get("input")):
+            said = f"{said}\n\n{rows.text(row['input'], 'input')}"
+        return _with_system(row, ({"role": "user", "content": said},))
+    said = rows.messages(value, key, "text or a non-empty list of messages")
+    rows.ends_with(said, "user", key)
+    return _with_system(row, said)
 
 
-def _target(target: Any) -> str | None:
-    """The demonstration: a list of one assistant message. Absent or null where a set has none."""
-    if target is None:
-        return None
-    if not isinstance(target, list) or len(target) != 1 or not isinstance(target[0], Mapping):
-        raise RowError("target", target, "a list of one assistant message")
-    if target[0].get("role", ABSENT) != "assistant":
-        raise RowError("target[0].role", target[0].get("role", ABSENT), "'assistant'")
-    return _text(target[0].get("content", ABSENT), "target[0].content")
+def _with_system(row: Row, said: tuple[Message, ...]) -> tuple[Message, ...]:
+    """With the column `system` in front, as ShareGPT's sets have it."""
+    if blank(row.get("system")) or any(message["role"] == "system" for message in said):
+        return said
+    return ({"role": "system", "content": rows.text(row["system"], "system")}, *said)
 
 
-def _answer(value: Any, key: str) -> str:
-    """Numbers are taken as they print, as some sets store integer answers as such."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return str(value)
-    answer = _text(value, key, expected="a non-empty text or a number")
-    if MARKS & set(answer):
-        raise RowError(key, answer, "an answer without the characters U+001E and U+001F")
-    return answer
+def _answer(row: Row) -> tuple[str | None, str]:
+    """The free answer, None for none, and its column."""
+    if "reward_model" in row:
+        model, key = row["reward_model"], "reward_model.ground_truth"
+        if not isinstance(model, dict | None):
+            raise RowError("reward_model", model, "an object with 'ground_truth'")
+        value = (model or {}).get("ground_truth")
+    else:
+        said = (key for key in ANSWERS if not blank(row.get(key)))
+        key = next(said, next((key for key in ANSWERS if key in row), ANSWERS[0]))
+        value = row.get(key)
+    return (None if blank(value) else rows.answer(value, key)), key
 
 
-def _optional_text(row: Mapping[str, Any], key: str) -> str | None:
-    return None if row.get(key) is None else _text(row[key], key)
-
-
-def _text(value: Any, key: str, may_be_empty: bool = False, expected: str = "a non-empty text") -> str:
-    if not isinstance(value, str) or not (value.strip() or may_be_empty):
-        raise RowError(key, value, expected)
+def found_at(row: Row, key: str) -> Any:
+    """What stands at a column, or at a column and a key of its object."""
+    value: Any = row
+    for name in key.split("."):
+        value = value.get(name, ABSENT) if isinstance(value, dict) else value
     return value
 
 
-def _show(value: Any) -> str:
-    """A value on one line, short. None is null, as in the files."""
-    if value is None:
-        return "null"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+@functools.lru_cache(maxsize=64)
+def _alike(columns: tuple[str, ...]) -> tuple[str, ...]:
+    lettered = {"A", "B"} <= set(columns)
+    return tuple(key for key in columns if choices.ALIKE.fullmatch(str(key).lower()) or (lettered and key in "AB"))
+
+
+# ---- the schemas
+
+
+def _is_choice(row: Row) -> bool:
+    key = _prompt_key(row)
+    if key is None or not isinstance(row[key], str):
+        return False
+    lettered = {"A", "B"} <= row.keys()
+    names = (*choices.OPTIONS, choices.GPQA[1], *("AB" if lettered else ""))
+    return any(name in row and not choices.offered(row[key], row[name]) for name in names)
+
+
+def _choice(row: Row) -> Problem:
+    found = choices.options_of(row)
+    key = _prompt_key(row) or PROMPTS[0]
+    if found is None:
+        raise RowError(choices.OPTIONS[0], row.get(choices.OPTIONS[0], ABSENT), "a list of options")
+    options, labels = found
+    gold, answer_key = choices.gold_of(row, options, labels)
+    # A demonstration speaks of the letters that the row gives the options.
+    as_given = any(not blank(row.get(name)) for name in shown.COLUMNS)
+    question, letter = choices.lettered(rows.text(row.get(key, ABSENT), key), options, gold, as_given)
+    return Problem(_with_system(row, ({"role": "user", "content": question},)), letter, answer_key, choice=True)
+
+
+def _is_worked(row: Row) -> bool:
+    return "question" in row and "####" in str(row.get("answer"))
+
+
+def _worked(row: Row) -> Problem:
+    worked = rows.text(row.get("answer", ABSENT), "answer")
+    _, mark, answer = worked.rpartition("####")
+    answer = answer.strip().replace(",", "")
+    if not mark or not answer:
+        raise RowError("answer", worked[-40:], "steps that end with '#### N'")
+    return Problem(_prompt(row), answer, "answer")
+
+
+def _steps(row: Row, problem: Problem) -> Shown:
+    """The steps without calculator annotations, then the answer in a box, where Math-Verify looks first."""
+    steps = CALCULATOR.sub("", row["answer"].rpartition("####")[0]).strip()
+    return shown.demonstration(row, problem.answer) or f"{steps}\nThe answer is \\boxed{{{problem.answer}}}."
+
+
+def _is_free(row: Row) -> bool:
+    return _prompt_key(row) is not None and any(key in row for key in ("reward_model", *ANSWERS, *shown.COLUMNS))
+
+
+def _free(row: Row) -> Problem:
+    answer, key = _answer(row)
+    prompt = _prompt(row)
+    if answer is not None and (key, _prompt_key(row)) == ("answer", "question") and _is_response(answer):
+        raise RowError(key, answer, "a final answer alone, or steps that end with '#### N' from the first row on")
+    options = [row[name] for name in _alike(tuple(row)) if not blank(row[name])]
+    offered = options and all(choices.offered(prompt[-1]["content"], value) for value in options)
+    return Problem(prompt, answer, key, choice=bool(offered) and answer is not None and answer.strip() in [*choices.LETTERS])
+
+
+def _is_response(answer: str) -> bool:
+    return len(answer) > LONGEST_ANSWER or "\n" in answer.strip() or "####" in answer
+
+
+def _is_chat(row: Row) -> bool:
+    return any(key in row for key in shown.CHATS)
+
+
+def _chat(row: Row) -> Problem:
+    """With an answer, all but the last response is the prompt, as it is the last that the answer is for."""
+    answer, key = _answer(row)
+    if answer is None:
+        return Problem(_with_system(row, shown.conversation(row, _chat_key(row))[0]), None, key)
+    said = _said(row)
+    asked = said[:-1] if said[-1]["role"] == "assistant" else said
+    rows.ends_with(asked or said, "user", _chat_key(row))
+    return Problem(_with_system(row, asked), answer, key)
+
+
+def _chat_demonstration(row: Row, problem: Problem) -> Shown | None:
+    if problem.answer is None:
+        turns = shown.conversation(row, _chat_key(row))[1]
+        return turns if len(turns) > 1 else turns[0]
+    last = _said(row)[-1]
+    return last["content"] if last["role"] == "assistant" else None
+
+
+def _chat_key(row: Row) -> str:
+    return next((key for key in shown.CHATS if not blank(row.get(key))), next(key for key in shown.CHATS if key in row))
+
+
+def _said(row: Row) -> tuple[Message, ...]:
+    return rows.messages(row[_chat_key(row)], _chat_key(row))
+
+
+def _shown(row: Row, problem: Problem) -> Shown | None:
+    return shown.demonstration(row, problem.answer)
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+CHOICE = Schema(
+    f"question (or another of the prompts below), {_names(choices.OPTIONS)} (a list, or columns A, B, ...) and "
+    f"{_names(choices.GOLDS)} (a letter, or an index from 0), or GPQA's columns",
+    _is_choice,
+    _choice,
+    _shown,
+)
+"""MMLU, MMLU-Pro, ARC, GPQA and what is written as they are."""
+
+WORKED = Schema("question and answer, steps that end with '#### N'", _is_worked, _worked, _steps)
+"""openai/gsm8k."""
+
+FREE = Schema(
+    f"{_names(PROMPTS)} with {_names(ANSWERS)}, reward_model.ground_truth, or a demonstration alone ({_names(shown.COLUMNS)})",
+    _is_free,
+    _free,
+    _shown,
+)
+"""A problem with a free answer, a demonstration or both: Elliott/Openr1-Math-46k-8192, verl's sets (DAPO-17k, Skywork-OR1),
+open-r1/OpenR1-Math-220k, MATH-500, AIME, OlympiadBench, TRL's prompt and completion, and rows of one's own."""
+
+CHAT = Schema(
+    f"{_names(shown.CHATS)} (a conversation that ends with the assistant's message)", _is_chat, _chat, _chat_demonstration
+)
+"""Chat rows and ShareGPT's."""
+
+SCHEMAS = (CHOICE, WORKED, FREE, CHAT)
+"""Tried in this order."""

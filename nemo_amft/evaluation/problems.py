@@ -7,10 +7,8 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from nemo_amft.config import typed
-from nemo_amft.data.schemas import Problem, RowError, detect_schema, gsm8k, plain
 from nemo_amft.data.sources import load_examples
 from nemo_amft.data.splits import problem_text
 from nemo_amft.evaluation.config import EvaluationConfig
@@ -59,15 +57,13 @@ def load_benchmarks(
 
 
 def load_benchmark(name: str, source: str, evaluation: EvaluationConfig, task: MathConfig) -> ProblemSet:
-    """One benchmark: from the hub where `source` is "hub", else from that file or hub id.
+    """One benchmark: from the hub where `source` is "hub", else from that source.
 
     Every row is a problem, repeated ones too: published sets hold some, and are scored with them.
     """
     known = BENCHMARKS.get(name)
-    if known is not None and source == HUB:
-        found = load_examples(known.hub, known.split, known.schema, unique=False)
-    else:
-        found = load_examples(source, "test", _by_columns, unique=False)
+    where, split = (known.hub, known.split) if known is not None and source == HUB else (source, "test")
+    found = load_examples(where, split, unique=False, demonstrations=False)
     if known is not None and len(found) != known.problems:
         logger.warning("benchmarks.%s: %d problems; the published set has %d", name, len(found), known.problems)
     if task.system_prompt is None and not any(m["role"] == "system" for m in found[0].messages):
@@ -103,11 +99,3 @@ def keys(examples: Sequence[Example]) -> list[str]:
         counts[name] = counts.get(name, 0) + 1
         found.append(name if counts[name] == 1 else f"{name}-{counts[name]}")
     return found
-
-
-def _by_columns(row: Mapping[str, Any]) -> Problem:
-    """Question with answer are the columns of GSM8K, and of sets whose answers come without steps."""
-    schema = detect_schema(row)
-    if schema is None:
-        raise RowError("columns", ", ".join(sorted(row)), "those of a schema in data/schemas.py")
-    return (plain if schema is gsm8k and "####" not in str(row["answer"]) else schema)(row)

@@ -1,18 +1,13 @@
-"""Benchmark sets: every schema of the registry, options in a fixed order, prompts, and what must be refused."""
+"""Benchmark sets: the registry, prompts, and what must be refused."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from nemo_amft.config.load import load
-from nemo_amft.data import schemas
-from nemo_amft.data.schemas import CHOICE_INSTRUCTION, RowError
 from nemo_amft.evaluate import completed
 from nemo_amft.evaluation.config import EvaluationConfig
 from nemo_amft.evaluation.leakage import leaked
@@ -21,23 +16,9 @@ from nemo_amft.evaluation.registry import BENCHMARKS
 from nemo_amft.evaluation.run import mathematics, refuse_long_prompts
 from nemo_amft.tasks.math import MathConfig
 from nemo_amft.types import Example, UserError
+from tests.unit.published_rows import BENCHMARK_ROWS, CHOICES, ROWS
 
 PLAIN = MathConfig(thinking=False, system_prompt="Think.")
-
-ROWS = {
-    "problem": ({"problem": "What is 1 + 1?", "answer": 2.0, "solution": "Count."}, "2.0"),
-    "plain": ({"question": "What is 1 + 1?", "answer": "2"}, "2"),
-    "olympiad": ({"question": "Roots?", "final_answer": ["$1$", "$-1$"], "unit": None}, "$1$\x1e$-1$"),
-    "gsm8k": ({"question": "What is 1 + 1?", "answer": "Add: <<1+1=2>>2\n#### 2"}, "2"),
-}
-CHOICES = {
-    "arc": {"id": "1", "question": "Which is red?", "choices": {"text": ["sky", "rose", "leaf"], "label": ["1", "2", "3"]},
-            "answerKey": "2"},
-    "gpqa": {"Question": "Which is red?", "Correct Answer": "rose", "Incorrect Answer 1": "sky", "Incorrect Answer 2": "leaf",
-             "Incorrect Answer 3": "snow"},
-    "mmlu_pro": {"question_id": 1, "question": "Which is red?", "options": ["sky", "leaf", "snow", "rose"], "answer": "D",
-                 "answer_index": 3, "category": "botany"},
-}  # fmt: skip
 
 
 def _file(path, *rows):
@@ -45,98 +26,14 @@ def _file(path, *rows):
     return str(path)
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_rows_with_a_free_answer(name):
-    row, answer = ROWS[name]
-    found = getattr(schemas, name)(row)
-    assert (found.answer, found.choice) == (answer, False)
-    assert found.messages[-1]["content"] == row.get("problem", row.get("question"))
-
-
-@pytest.mark.parametrize("name", CHOICES)
-def test_the_gold_letter_goes_with_its_option(name):
-    found = getattr(schemas, name)(CHOICES[name])
-    text = found.messages[-1]["content"]
-    assert found.choice
-    assert text.startswith("Which is red?\n\nA) ")
-    assert text.endswith(f"\n\n{CHOICE_INSTRUCTION}")
-    assert f"\n{found.answer}) rose\n" in text
-    assert found.category == ("botany" if name == "mmlu_pro" else "")
-
-
-def _lettered(question: str, options: list[str], gold: int) -> tuple[list[str], str]:
-    row = {"question": question, "options": options, "answer": "ABCDEFGHIJ"[gold]}
-    found = schemas.mmlu_pro(row)
-    lines = found.messages[-1]["content"].removeprefix(question.strip()).split("\n\n")[1].split("\n")
-    return [line[3:] for line in lines], found.answer
-
-
-@given(st.integers(2, 10).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))), st.integers())
-def test_options_are_the_same_in_another_order_and_the_answer_follows(sizes, number):
-    n, gold = sizes
-    options = [f"option {i}" for i in range(n)]
-    shown, letter = _lettered(f"Question {number}?", options, gold)
-    assert sorted(shown) == sorted(options)
-    assert shown["ABCDEFGHIJ".index(letter)] == options[gold]
-    assert _lettered(f"Question {number}?", options, gold) == (shown, letter)  # in every run
-
-
-def test_the_gold_option_may_stand_anywhere():
-    letters = Counter(_lettered(f"Question {i}?", ["a", "b", "c", "d"], 0)[1] for i in range(800))
-    assert set(letters) == set("ABCD")
-    assert all(150 <= count <= 250 for count in letters.values()), letters  # 200 expected, 12 the standard deviation
-
-
-def test_the_order_of_options_is_frozen():
-    # Another order would be another benchmark: scores of older versions could not be compared.
-    shown, letter = _lettered("Which is red?", ["sky", "leaf", "snow", "rose"], 3)
-    assert (shown, letter) == FROZEN
-
-
-FROZEN = (["sky", "snow", "leaf", "rose"], "D")
-
-
-@pytest.mark.parametrize(
-    ("schema", "change", "message"),
-    [
-        ("mmlu_pro", {"answer": "E"}, "answer: found 'E', expected a letter from A to D"),
-        ("mmlu_pro", {"options": ["one"]}, "options: found ['one'], expected a list of 2 to 26 options"),
-        ("mmlu_pro", {"options": ["one", ""]}, "options[1]: found '', expected a non-empty text"),
-        ("arc", {"answerKey": "A"}, "answerKey: found 'A', expected one of 1, 2, 3"),
-        ("arc", {"choices": ["a", "b"]}, "choices: found ['a', 'b'], expected an object with 'text' and 'label'"),
-        ("arc", {"choices": {"text": ["a", "b"], "label": ["A"]}}, "choices.label: found ['A'], expected a list of 2 labels"),
-        ("gpqa", {"Incorrect Answer 2": None}, "Incorrect Answer 2: found null, expected a non-empty text"),
-    ],
-)
-def test_a_bad_row_is_named(schema, change, message):
-    with pytest.raises(RowError) as raised:
-        getattr(schemas, schema)(CHOICES[schema] | change)
-    assert str(raised.value) == message
-
-
-@pytest.mark.parametrize(
-    ("golds", "message"),
-    [
-        ([], "final_answer: found [], expected a non-empty list of answers"),
-        ([float("nan")], "final_answer[0]: found nan, expected a non-empty text or a number"),
-        (["1", "2\x1e3"], "final_answer[1]: found '2\\x1e3', expected an answer without the characters U+001E and U+001F"),
-    ],
-)
-def test_golds_that_cannot_be_told_apart_are_refused(golds, message):
-    with pytest.raises(RowError) as raised:
-        schemas.olympiad({"question": "?", "final_answer": golds})
-    assert str(raised.value) == message
-
-
 # ---- the registry
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_file_in_the_hubs_columns_is_read_as_the_hub_is(name, tmp_path):
-    known = BENCHMARKS[name]
-    row = CHOICES.get(known.schema.__name__) or ROWS[known.schema.__name__][0]
+    known, (row, answer) = BENCHMARKS[name], BENCHMARK_ROWS[name]
     found = load_benchmark(name, _file(tmp_path / "rows.jsonl", row), EvaluationConfig(), PLAIN)
-    assert [e.answer for e in found.examples] == [known.schema(row).answer]
+    assert [e.answer for e in found.examples] == [answer]
     assert found.graders == (("choice",) if known.choice else ("oat", "math_verify"))
     assert found.samples == known.samples
     assert found.examples[0].id == f"{name}/0"
@@ -195,7 +92,7 @@ def test_what_is_missing_is_said(tmp_path, caplog):
         load_benchmark("aime24", _file(tmp_path / "a.jsonl", ROWS["problem"][0]), EvaluationConfig(), MathConfig())
     assert "benchmarks.aime24: 1 problems; the published set has 30" in caplog.text
     assert "no system message" in caplog.text
-    with pytest.raises(UserError, match=r"b\.jsonl, line 1, columns: found 'text', expected those of a schema"):
+    with pytest.raises(UserError, match=r"b\.jsonl: columns: found text, expected"):
         load_benchmark("mine", _file(tmp_path / "b.jsonl", {"text": "x"}), EvaluationConfig(), PLAIN)
 
 

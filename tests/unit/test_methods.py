@@ -366,3 +366,12 @@ def test_tapo_leaves_a_pattern_out_that_makes_a_prompt_too_long():
     assert method.prompts(0, EXAMPLES) == EXAMPLES
     assert method.metrics() == {"method/guided": 0.0, "method/too_long": 3.0}
     assert method.prompts(0, [example("x", demonstration=None)]) == [example("x", demonstration=None)]
+
+
+RL_ALONE = {"grpo", "dr_grpo", "rloo", "ppo", "sft_then_rl"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_but_rl_alone_needs_demonstrations(name):
+    config = load(["--config-name", "quickstart", f"method={name}"], check=False)
+    assert config.method.build(8).imitates(config.data) is (name not in RL_ALONE)

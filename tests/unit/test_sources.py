@@ -6,6 +6,8 @@ import pyarrow.parquet
 import pytest
 
 from nemo_amft.config.schema import DataConfig
+from nemo_amft.data.readers import EXPECTED
+from nemo_amft.data.schemas import refusal
 from nemo_amft.data.sources import load_examples
 from nemo_amft.data.splits import hold_out, normalise, problem_key
 from nemo_amft.tasks.math import MathConfig, MathTask
@@ -64,7 +66,7 @@ def test_a_conversation_is_a_demonstration_of_all_its_turns_and_has_no_answer(tm
     one, several = load_examples(file, need="demonstration")
     assert (one.messages, one.answer, one.demonstration) == ((SYSTEM, USER), "", "2")
     assert (several.messages, several.demonstration) == ((SYSTEM, USER), ("2", "Sure?", "Yes."))
-    with pytest.raises(UserError, match=r"line 1: found no answer"):
+    with pytest.raises(UserError, match=r"line 1, answer: found nothing, .* can be imitated only: data\.demonstrations\)$"):
         load_examples(file)
 
 
@@ -84,23 +86,30 @@ def test_a_byte_order_mark_blank_lines_and_unusual_line_separators_are_no_errors
 
 
 def test_a_repeated_problem_is_dropped_and_said(tmp_path, caplog):
-    file = write_lines(tmp_path / "a.jsonl", openr1(), openr1(prompt=[USER]), openr1(reward_model={"ground_truth": "3"}))
-    examples = load_examples(file)
-    assert [(example.id, example.answer) for example in examples] == [("a/0", "2"), ("a/1", "2")]
+    file = write_lines(tmp_path / "a.jsonl", openr1(), openr1(prompt=[USER]), openr1())
+    assert [example.id for example in load_examples(file)] == ["a/0", "a/1"]
     assert [r.getMessage() for r in caplog.records] == [
         f"{file}: 1 duplicate problems dropped (first: {file}, line 3 repeats {file}, line 1)"
     ]
 
 
+def test_another_answer_to_a_problem_is_dropped_and_both_rows_are_named(tmp_path, caplog):
+    first = write_lines(tmp_path / "a.jsonl", openr1(), openr1(prompt=[USER]))
+    second = write_lines(tmp_path / "b.jsonl", openr1(reward_model={"ground_truth": ["3", "4"]}))
+    assert [example.answer for example in load_examples([first, second])] == ["2", "2"]
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.endswith(f"(first: {second}, line 1 contradicts {first}, line 1, '3 or 4' against '2')")
+
+
 BAD_ROWS = {
-    "no prompt": (openr1(prompt=...), ", prompt: found nothing, expected a non-empty list of messages"),
-    "null prompt": (openr1(prompt=None), ", prompt: found null, expected a non-empty list of messages"),
-    "text prompt": (openr1(prompt="1+1?"), ", prompt: found '1+1?', expected a non-empty list of messages"),
-    "empty prompt": (openr1(prompt=[]), ", prompt: found [], expected a non-empty list of messages"),
+    "no prompt": (openr1(prompt=...), ", prompt: found nothing, expected text or a non-empty list of messages"),
+    "null prompt": (openr1(prompt=None), ", prompt: found null, expected text or a non-empty list of messages"),
+    "number for a prompt": (openr1(prompt=2), ", prompt: found 2, expected text or a non-empty list of messages"),
+    "empty prompt": (openr1(prompt=[]), ", prompt: found [], expected text or a non-empty list of messages"),
     "text message": (openr1(prompt=["1+1?"]), ", prompt[0]: found '1+1?', expected an object with 'role' and 'content'"),
     "unknown role": (
-        openr1(prompt=[SYSTEM, {"role": "human", "content": "1+1?"}]),
-        ", prompt[1].role: found 'human', expected 'system', 'user' or 'assistant'",
+        openr1(prompt=[SYSTEM, {"role": "tool", "content": "1+1?"}]),
+        ", prompt[1].role: found 'tool', expected 'system', 'user' or 'assistant'",
     ),
     "no user": (openr1(prompt=[SYSTEM]), ", prompt[0].role: found 'system', expected 'user' in the last message"),
     "blank content": (
@@ -111,21 +120,27 @@ BAD_ROWS = {
         openr1(prompt=[{"role": "user", "content": None}]),
         ", prompt[0].content: found null, expected a non-empty text",
     ),
-    "no reward model": (openr1(reward_model=None), ", reward_model: found null, expected an object with 'ground_truth'"),
+    "a text for a reward model": (
+        openr1(reward_model="2"),
+        ", reward_model: found '2', expected an object with 'ground_truth'",
+    ),
+    "no reward model": (
+        openr1(reward_model=None),
+        ", reward_model.ground_truth: found null, expected a non-empty text, a number or a list of them",
+    ),
     "no ground truth": (
-        openr1(reward_model={"style": "rule"}),
-        ", reward_model.ground_truth: found nothing, expected a non-empty text or a number",
+        openr1(reward_model={"style": "rule"}, target=None),
+        ", reward_model.ground_truth: found nothing, expected a non-empty text, a number or a list of them",
     ),
     "empty ground truth": (
         openr1(reward_model={"ground_truth": ""}),
-        ", reward_model.ground_truth: found '', expected a non-empty text or a number",
+        ", reward_model.ground_truth: found '', expected a non-empty text, a number or a list of them",
     ),
     "ground truth of another type": (
         openr1(reward_model={"ground_truth": True}),
-        ", reward_model.ground_truth: found True, expected a non-empty text or a number",
+        ", reward_model.ground_truth: found True, expected a non-empty text, a number or a list of them",
     ),
-    "text target": (openr1(target="2"), ", target: found '2', expected a list of one assistant message"),
-    "empty target": (openr1(target=[]), ", target: found [], expected a list of one assistant message"),
+    "number for a target": (openr1(target=2), ", target: found 2, expected a text, or messages that end with the assistant's"),
     "target of the user": (openr1(target=[USER]), ", target[0].role: found 'user', expected 'assistant'"),
     "null target content": (
         openr1(target=[{"role": "assistant", "content": None}]),
@@ -149,11 +164,11 @@ def test_a_bad_row_of_a_parquet_file_is_named_by_its_number(tmp_path):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([openr1(), openr1(), openr1(prompt=None)]), file)
     with pytest.raises(UserError) as error:
         load_examples(str(file))
-    assert str(error.value) == f"{file}, row 3, prompt: found null, expected a non-empty list of messages"
+    assert str(error.value) == f"{file}, row 3, prompt: found null, expected text or a non-empty list of messages"
 
 
 def test_long_values_are_shortened_and_stay_on_one_line(tmp_path):
-    file = write_lines(tmp_path / "a.jsonl", openr1(target="a\nb" * 100))
+    file = write_lines(tmp_path / "a.jsonl", openr1(reward_model="a\nb" * 100))
     with pytest.raises(UserError) as error:
         load_examples(file)
     assert "\n" not in str(error.value)
@@ -164,25 +179,22 @@ def damaged(tmp_path, name):
     """A file that cannot be used, and the exact line that says so."""
     file = tmp_path / name
     if name == "absent.parquet":
-        return file, "found no such file, expected a .parquet or .jsonl file"
+        return file, f"found no such file, expected one that ends with {EXPECTED}"
     if name.startswith("empty"):
         file.touch()
         return file, "found an empty file, expected at least one row"
     if name == "folder.jsonl":
         file.mkdir()
-        return file, "found a directory, expected a .parquet or .jsonl file or a hub id"
+        return file, f"found a folder without data files, expected {EXPECTED}"
     if name == "blank.jsonl":
         file.write_text("\n\n")
         return file, "found no rows, expected at least one"
     if name == "problems.csv":
         file.write_text("prompt,answer\n")
-        return file, "found extension '.csv', expected .parquet or .jsonl"
+        return file, f"found extension '.csv', expected {EXPECTED}"
     if name == "columns.jsonl":
         write_lines(file, {"text": "1+1=2", "id": 1})
-        return file, (
-            "columns: found id, text, expected 'prompt' with 'reward_model' (and 'target'), 'question' with 'answer', "
-            "or 'prompt' with 'answer' (and 'demonstration')"
-        )
+        return file, refusal({"text": "1+1=2", "id": 1})
     assert name == "no_rows.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"prompt": pyarrow.array([], pyarrow.string())}), file)
     return file, "found no rows, expected at least one"
@@ -239,10 +251,11 @@ def test_bytes_that_are_no_utf_8_inside_parquet_are_named_with_their_rows(tmp_pa
 
 
 def test_gsm8k_without_its_mark_is_refused(tmp_path):
-    file = write_lines(tmp_path / "a.jsonl", {"question": "How many?", "answer": "B"})
+    rows = [{"question": "How many?", "answer": answer} for answer in ("Two.\n#### 2", "B")]
+    file = write_lines(tmp_path / "a.jsonl", *rows)
     with pytest.raises(UserError) as error:
         load_examples(file)
-    assert str(error.value) == f"{file}, line 1, answer: found 'B', expected steps that end with '#### N'"
+    assert str(error.value) == f"{file}, line 2, answer: found 'B', expected steps that end with '#### N'"
 
 
 @pytest.mark.parametrize(
@@ -250,6 +263,7 @@ def test_gsm8k_without_its_mark_is_refused(tmp_path):
     [
         ("Elliott/Openr1-Math-46k-8192", ("Elliott/Openr1-Math-46k-8192", None, "validation")),
         ("openai/gsm8k:main", ("openai/gsm8k", "main", "validation")),
+        ("openai/gsm8k::test", ("openai/gsm8k", None, "test")),
     ],
 )
 def test_hub_ids_are_loaded_through_the_datasets_library(monkeypatch, source, expected):
@@ -257,13 +271,13 @@ def test_hub_ids_are_loaded_through_the_datasets_library(monkeypatch, source, ex
 
     def load_dataset(name, config, split):
         assert (name, config, split) == expected
-        return [openr1(), openr1(prompt="?")]
+        return [openr1(), openr1(prompt=2)]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(UserError) as error:
         load_examples(source, "validation")
-    name = expected[0]
-    assert str(error.value) == f"{name} validation, row 2, prompt: found '?', expected a non-empty list of messages"
+    name, _, split = expected
+    assert str(error.value) == f"{name} {split}, row 2, prompt: found 2, expected text or a non-empty list of messages"
 
 
 def test_a_hub_failure_is_one_line(monkeypatch):

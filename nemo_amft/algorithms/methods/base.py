@@ -201,6 +201,10 @@ class Method:
         """Most demonstrations that a step trains on."""
         return self.demonstrations_per_step(data.demonstrations_per_step)
 
+    def imitates(self, data: DataConfig) -> bool:
+        """Whether the method has a use for demonstrations; without one, the data needs none."""
+        return self.needs_demonstrations or self.most_imitated(data) > 0
+
     def added_prompt_tokens(self, data: DataConfig) -> int:
         """Most tokens that `prompts` adds to a prompt; the engine makes room for as many of them as the model has positions."""
         return 0

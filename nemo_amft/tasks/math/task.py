@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -52,7 +52,7 @@ class MathTask:
     def __init__(self, config: MathConfig, data: DataConfig, seed: int) -> None:
         """Raises UserError if data.train is not set."""
         if data.train is None:
-            raise UserError("data.train: found null, expected a hub id or a file (or, to evaluate, benchmarks.NAME=SOURCE)")
+            raise UserError("data.train: found null, expected a source of problems (or, to evaluate, benchmarks.NAME=SOURCE)")
         self.config = config
         self.data = data
         self.seed = seed
@@ -82,6 +82,8 @@ class MathTask:
             logger.warning("data.test: %d problems are also in data.train (first: %s = %s)", len(shared), found.id, seen.id)
         return {"train": train, "validation": validation, "test": validation if test is None else test}
 
-    def _load(self, split: Split, source: str) -> list[Example]:
+    def _load(self, split: Split, source: str | Sequence[str]) -> list[Example]:
         prompt = self.config.system_prompt
-        return [replace(e, messages=with_system_prompt(e.messages, prompt)) for e in load_examples(source, split)]
+        # Only demonstrations of the training problems are ever trained on.
+        found = load_examples(source, split, demonstrations=split == "train")
+        return [replace(e, messages=with_system_prompt(e.messages, prompt)) for e in found]
