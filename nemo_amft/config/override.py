@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
-from typing import Any, get_args, get_origin, get_type_hints
+import types
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -67,7 +68,7 @@ def parse(text: str) -> Override:
         if is_text or (is_text is None and not _numbers(value)):
             raise UserError(_needs_quotes(key, shown, f" ({grid})"))
         raise UserError(f"{key}: found several values, {shown}, expected one (a list is [{shown}]); {grid}")
-    if is_text and not found.is_delete() and not isinstance(found.value(), str | None):
+    if is_text and not found.is_delete() and not isinstance(found.value(), str | list | None):
         raise UserError(f"{key}: found {shown}, expected text; in a shell: {in_a_shell(key, shown)}")
     return found
 
@@ -78,7 +79,7 @@ def in_a_shell(key: str, value: str) -> str:
 
 
 def takes_text(key: str) -> bool | None:
-    """Whether the value of a key is text; None where the schema does not say, as within plug-ins."""
+    """Whether the value of a key is text, or may be; None where the schema does not say, as within plug-ins."""
     kind: Any = Config
     for name in key.split("."):
         hints = get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
@@ -88,8 +89,8 @@ def takes_text(key: str) -> bool | None:
             kind = hints[name]
         else:
             return None
-        members = [member for member in get_args(kind) if member is not type(None)]
-        kind = members[0] if type(None) in get_args(kind) and len(members) == 1 else kind
+        single = [member for member in get_args(kind) if member is not type(None) and get_origin(member) is not tuple]
+        kind = single[0] if get_origin(kind) in (Union, types.UnionType) and len(single) == 1 else kind
     return None if kind is Any else kind is str
 
 

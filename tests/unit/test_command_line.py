@@ -41,6 +41,13 @@ def test_a_path_may_start_at_home(key, home):
     assert lookup(loaded(f"{key}=~/a-1/x.y"), key) == f"{home}/a-1/x.y"
 
 
+def test_several_sources_of_problems_are_a_list(home):
+    found = loaded("data.train=[~/a.jsonl, d/*.parquet]", "data.test=['b, c.jsonl']", "benchmarks.mine=[~/e]")
+    assert (found.data.train, found.data.test) == ((f"{home}/a.jsonl", "d/*.parquet"), ("b, c.jsonl",))
+    assert found.benchmarks == {"mine": (f"{home}/e",)}
+    assert refusal("exp_manager.name=[a]") == "exp_manager.name: expected str, found ['a']"
+
+
 def test_home_is_found_in_mappings_plugins_and_quotes_too(home):
     (home / "mine.py").write_text(
         "from dataclasses import dataclass\nfrom nemo_amft.config.typed import Location\n"
@@ -60,15 +67,19 @@ def test_home_is_found_in_mappings_plugins_and_quotes_too(home):
 def test_the_home_of_a_user_who_is_not_there_is_a_path_that_does_not_exist(home):
     config = loaded("data.train=~nobody-here/x.jsonl", "benchmarks.mine=~nobody-here/y")
     found = list(rules.violations(config, on_this_machine=False))
-    assert "data.train: expected a hub id or a file, found '~nobody-here/x.jsonl', which does not exist" in found
-    assert "benchmarks.mine: expected a hub id or a file, found '~nobody-here/y', which does not exist" in found
+    assert (
+        "data.train: expected a file, a glob, a folder or a hub id, found '~nobody-here/x.jsonl', which does not exist" in found
+    )
+    assert (
+        "benchmarks.mine: expected a file, a glob, a folder or a hub id, found '~nobody-here/y', which does not exist" in found
+    )
     with pytest.raises(UserError, match="--config-dir: no such folder, ~nobody-here/x"):
         load(["--config-dir", "~nobody-here/x", "--config-name", "x"])
 
 
 def test_a_path_that_is_empty_is_refused():
     found = list(rules.violations(loaded("data.train=", "exp_manager.exp_dir=''"), on_this_machine=False))
-    assert "data.train: expected a hub id or a file, found '', which does not exist" in found
+    assert "data.train: expected a file, a glob, a folder or a hub id, found '', which does not exist" in found
     assert any(line.startswith("exp_manager.exp_dir: found nothing, expected a folder") for line in found)
 
 
