@@ -20,7 +20,7 @@ REQUIREMENTS := $(PINS) requirements/dev.txt requirements/torch-cuda.txt
 STAMP := .venv/.built-$(VERSION)-$(shell cat $(REQUIREMENTS) pyproject.toml | cksum | cut -d ' ' -f 1)
 PIP := requirements/install.sh .venv/bin/python
 
-.PHONY: help venv quickstart study slurm-demo test test-slurm test-fast bench gpu-check lint clean
+.PHONY: help venv quickstart study slurm-demo test test-slurm test-fast test-export bench gpu-check lint clean
 
 help:
 	@echo 'make quickstart [ARGS="trainer.seed=2 ..."]   train a small model with AMFT on two CPU cores'
@@ -28,6 +28,7 @@ help:
 	@echo 'make test                                     every test; those on a real Slurm where it is installed'
 	@echo 'make test-slurm                               these alone (root; tests/slurm/local_slurm.sh install)'
 	@echo 'make test-fast                                unit tests that are not slow'
+	@echo 'make test-export                              an exported hf/ in transformers 4.51 and 4.57, from pip (not part of test)'
 	@echo 'make bench                                    benchmarks of speed and memory, on an idle machine (half an hour)'
 	@echo 'make gpu-check [ARGS="--wheels .whl"]         checks a machine with one GPU; without one, at reduced size'
 	@echo 'make lint                                     ruff and shellcheck'
@@ -76,6 +77,10 @@ test-slurm: venv
 test-fast: venv
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow" tests/unit
 
+# In environments of their own, .venv-export-*, with .venv's torch.
+test-export: venv
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -rs tests/export
+
 bench: venv
 	for benchmark in meta_update training_flops cost_growth plan_memory; do .venv/bin/python benchmarks/$$benchmark.py || exit; done
 
@@ -88,5 +93,5 @@ lint: venv
 	find . -name '.venv*' -prune -o -name '*.sh' -print0 | xargs -0 .venv/bin/shellcheck .ci/run
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-export-* build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -29,6 +29,10 @@ def from_gguf(source: str, out: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
+    from nemo_amft.models.hub_config import write_config
+    from nemo_amft.models.hub_files import open_to_umask
+    from nemo_amft.models.hub_tokenizer import write_tokenizer
+
     with tempfile.TemporaryDirectory() as scratch:
         file = _gguf_file(source, Path(scratch))
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
@@ -40,7 +44,9 @@ def from_gguf(source: str, out: Path) -> None:
     if unexpected or set(missing) - ({"lm_head.weight"} if config.tie_word_embeddings else set()):
         raise UserError(f"{source}: its tensors are not those of a {config.model_type} model: {[*missing, *unexpected][:4]}")
     model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    write_config(model.config, torch.float32, out)
+    write_tokenizer(tokenizer, None, out)
+    open_to_umask(out)
 
 
 def export_checkpoint(checkpoint: Path, out: Path) -> float:
@@ -55,7 +61,7 @@ def export_checkpoint(checkpoint: Path, out: Path) -> float:
     from nemo_amft.models.hub_weights import save_hub_model
 
     chunks, hub = load_policy_alone(checkpoint)
-    save_hub_model(chunks, hub.config, hub.tokenizer, out)
+    save_hub_model(chunks, hub, out)
     return _logits_difference(chunks[0], out)
 
 

@@ -32,7 +32,7 @@ from nemo_amft.models import checkpoints
 from nemo_amft.models.builder import build_critic, build_policy
 from nemo_amft.models.checkpoints import Checkpoints
 from nemo_amft.models.critic import Critic
-from nemo_amft.models.hub_model import HubModel, prepare_hub_model
+from nemo_amft.models.hub_model import HubModel, prepare_critic, prepare_hub_model
 from nemo_amft.models.hub_weights import export_hub_weights, load_hub_weights
 from nemo_amft.models.policy import Policy
 from nemo_amft.models.trainable import ForwardModel
@@ -178,18 +178,10 @@ def _streams(method: Method, data: RunData, seed: int) -> dict[str, ExampleStrea
     return {name: ExampleStream(examples, seed, name) for name, examples in sets.items()}
 
 
-def stop_token_ids(hub: HubModel) -> tuple[int, ...]:
-    """Tokens that end a response: the tokenizer's end of sequence, which demonstrations end with, and the model's own."""
-    own = hub.config.get_text_config().eos_token_id
-    ids = [hub.tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else [own])]
-    return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
-
-
 def _build_critic(config: Config, hub: HubModel, run_dir: Path, place: Place) -> Critic:
     if config.critic.path is not None:
-        other = replace(config.model, path=config.critic.path)
-        folder = run_dir / "critic_model"
-        hub = on_main_first(place, lambda: prepare_hub_model(other, folder))
+        policy, folder = hub, run_dir / "critic_model"
+        hub = on_main_first(place, lambda: prepare_critic(config.model, config.critic.path, folder, policy))
     chunks = build_critic(hub.config, config.model, config.trainer.precision)
     load_hub_weights(chunks, hub.config, hub.path)
     return Critic(chunks, config.model, config.critic.optim, config.trainer.precision, place)
@@ -250,7 +242,7 @@ def build_sampler(
         timers,
         config.trainer.seed,
         config.rollout.seed_per_sample,
-        stop_token_ids(hub),
+        hub.end_token_ids,
         prompt_tokens or config.data.max_prompt_tokens,
         config.rollout.longest,
         hasattr(task, "environment"),

@@ -51,7 +51,10 @@ class Conversation:
     def go_on(self, message: str, ids: Sequence[int], end: int, room: int) -> bool:
         """Add the user's message, `ids` of the template included. Where they take more than `room` tokens the conversation ends
         as cut instead; returns whether it goes on. A response that the limit cut is ended by `end` first, which is not the
-        policy's doing and so not trained on."""
+        policy's doing and so not trained on. One that ended as the template ends a turn, where that is another end token, is
+        not ended twice."""
+        if self.finished and list(ids[:1]) == self.tokens[-1:]:
+            ids = ids[1:]
         added = [*([] if self.finished else [end]), *ids]
         if len(added) > room:
             self.finished = False

@@ -239,7 +239,7 @@ class Run:
         p, progress = self.parts, self.trainer.progress
         if p.config.checkpoint.export_hf:
             with p.timers("checkpoint"):
-                save_hub_model(p.policy.chunks, self.hub.config, self.hub.tokenizer, p.run_dir / "hf")
+                save_hub_model(p.policy.chunks, self.hub, p.run_dir / "hf")
         if not p.place.is_main:
             return
         figure = p.run_dir / "figures" / "dynamics.png"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
+from nemo_amft.config.hub_json import read_object, refuse_sizes
 from nemo_amft.config.schema import ModelConfig
 
 SCRATCH_VOCABULARY = 128
@@ -82,12 +82,12 @@ class Architecture:
         return self.num_hidden_layers * self.layer_parameters + matrices * self.embedding_parameters + self.hidden_size
 
 
-SIZES = frozenset(name for name, kind in get_type_hints(Architecture).items() if kind is int)
-"""Fields of a hub config, of every family, that are whole numbers to compute with."""
-
-
 def architecture_of(model: ModelConfig) -> Architecture | None:
-    """The architecture of the policy, or None where its config is neither on this machine nor known."""
+    """The architecture of the policy, or None where its config is neither on this machine nor known.
+
+    Raises:
+        UserError: config.json is no JSON object, or a size in it is no whole number.
+    """
     if model.path is None:
         scratch = model.scratch
         return from_hub(vars(scratch) | {"model_type": scratch.family, "vocab_size": SCRATCH_VOCABULARY})
@@ -115,7 +115,11 @@ def _local_hub_config(path: str) -> dict[str, Any] | None:
         if not isinstance(cached, str):
             return None
         file = Path(cached)
-    return json.loads(file.read_text()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    values = read_object(file)
+    refuse_sizes(values, str(file))
+    return values
 
 
 def from_hub(values: Mapping[str, Any]) -> Architecture | None:

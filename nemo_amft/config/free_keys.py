@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_type_hints
 
 from nemo_amft.config import typed
-from nemo_amft.config.architecture import SIZES, hub_config
+from nemo_amft.config.architecture import hub_config
+from nemo_amft.config.hub_json import SIZES
 from nemo_amft.config.schema import Config
 
 WANDB = frozenset(

@@ -14,6 +14,9 @@ from nemo_amft.types import UserError
 FAMILIES = ("qwen2", "qwen3", "llama")
 """model_type of the hub configs that can be trained: dense decoders with RMSNorm, SwiGLU and rotary positions."""
 
+LLAMA3_SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+"""Keys of llama3's scaling of rotary positions."""
+
 VOCABULARY_MULTIPLE = 128
 """Megatron-LM's make_vocab_size_divisible_by. Padding to lcm(128, TP) gives every power-of-two TP the same shape."""
 
@@ -79,6 +82,8 @@ def refuse_unsupported(config: PreTrainedConfig, model: ModelConfig) -> None:
 
 def _refuse_family(config: PreTrainedConfig) -> None:
     kind = config.model_type
+    if getattr(config, "is_heterogeneous", False):
+        raise UserError("per_layer_config in the hub config is not supported; expected layers that are all alike")
     if kind not in FAMILIES:
         hint = " (mixture of experts)" if "moe" in kind or getattr(config, "num_experts", None) else ""
         raise UserError(f"model_type {kind!r}{hint} is not supported; supported: {', '.join(FAMILIES)}")
@@ -93,16 +98,30 @@ def _refuse_family(config: PreTrainedConfig) -> None:
     ):
         if found != wanted:
             raise UserError(f"{key}={found!r} in the hub config of a {kind} model is not supported; expected {wanted!r}")
-    if rope.get("rope_type", "default") not in ("default", "llama3"):
-        raise UserError(f"rope_type {rope['rope_type']!r} in the hub config is not supported; supported: default, llama3")
+    _refuse_rope(rope)
     sliding = [i for i, layer in enumerate(getattr(config, "layer_types", None) or ()) if layer != "full_attention"]
     if sliding:
         raise UserError(f"sliding-window attention (layer {sliding[0]} of the hub config) is not supported")
 
 
+def _refuse_rope(rope: dict[str, Any]) -> None:
+    kind = rope.get("rope_type", "default")
+    if kind not in ("default", "llama3"):
+        raise UserError(f"rope_type {kind!r} in the hub config is not supported; supported: default, llama3")
+    if kind == "default" and "factor" in rope:
+        raise UserError(f"rope factor={rope['factor']!r} in the hub config without a rope_type is not supported")
+    for key in ("rope_theta", *(LLAMA3_SCALING if kind == "llama3" else ())):
+        found = rope.get(key)
+        if not isinstance(found, int | float) or isinstance(found, bool) or found <= 0:
+            raise UserError(f"{key}={found!r} in the hub config is not supported; expected a number above 0")
+
+
 def _refuse_layout(architecture: Architecture, model: ModelConfig) -> None:
     tp, pp = model.tensor_model_parallel_size, model.pipeline_model_parallel_size
     vpp = model.virtual_pipeline_model_parallel_size
+    heads, groups = architecture.num_attention_heads, architecture.num_query_groups
+    if heads % groups:
+        raise UserError(f"num_attention_heads={heads} in the hub config is no multiple of num_key_value_heads={groups}")
     for name, count in (
         ("num_attention_heads", architecture.num_attention_heads),
         ("num_key_value_heads", architecture.num_query_groups),

@@ -22,7 +22,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from transformers import PreTrainedConfig
 
 from nemo_amft.config.schema import ModelConfig
-from nemo_amft.models.architecture import Architecture
+from nemo_amft.models.architecture import LLAMA3_SCALING, Architecture
 from nemo_amft.models.attention import CoreAttention
 from nemo_amft.models.critic_model import ValueModel
 from nemo_amft.models.norm import RMSNorm
@@ -142,13 +142,7 @@ def _build_chunks(
         if (scaling := architecture.rope_scaling) is not None:
             # GPTModel's own switch knows Llama 3's factors 1, 4 and 8192 only.
             rotary = chunk.rotary_pos_emb
-            rotary.inv_freq = rotary._apply_scaling(
-                rotary.inv_freq,
-                factor=scaling["factor"],
-                low_freq_factor=scaling["low_freq_factor"],
-                high_freq_factor=scaling["high_freq_factor"],
-                original_max_position_embeddings=scaling["original_max_position_embeddings"],
-            )
+            rotary.inv_freq = rotary._apply_scaling(rotary.inv_freq, **{key: scaling[key] for key in LLAMA3_SCALING})
         chunks.append(chunk.to(platform.device()))
     return chunks
 

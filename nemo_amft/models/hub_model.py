@@ -6,26 +6,25 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from nemo_amft.config.free_keys import unknown_fields
+from nemo_amft.config import launcher
 from nemo_amft.config.schema import ModelConfig, ScratchConfig
 from nemo_amft.data.character_tokenizer import save_character_tokenizer
 from nemo_amft.data.template import with_defaults
-from nemo_amft.models.architecture import refuse_unsupported
-from nemo_amft.models.hub_files import INDEX_FILE, SINGLE_FILE, replace_folder
+from nemo_amft.models.architecture import Architecture, refuse_unsupported
+from nemo_amft.models.hub_config import CONFIG_FILE, generation_end_tokens, read_config, write_config
+from nemo_amft.models.hub_files import ARCHITECTURES, INDEX_FILE, SINGLE_FILE, replace_folder
+from nemo_amft.models.hub_reader import check_weights
+from nemo_amft.models.hub_tokenizer import TOKENIZER_FILE, difference, read_tokenizer
 from nemo_amft.types import UserError
 
 ORIGIN_FILE = "made_from.json"
@@ -40,6 +39,10 @@ class HubModel:
     tokenizer: PreTrainedTokenizerBase
     path: Path
     """Folder whose config.json is `config`, for a rollout engine that reads files."""
+    tokenizer_path: Path
+    """Folder that the tokenizer was read from."""
+    end_token_ids: tuple[int, ...]
+    """Tokens that end a response: the tokenizer's end of sequence, which demonstrations end with, and the model's own."""
 
 
 def prepare_hub_model(model: ModelConfig, folder: Path, trained: bool = True) -> HubModel:
@@ -49,28 +52,62 @@ def prepare_hub_model(model: ModelConfig, folder: Path, trained: bool = True) ->
     used again, so rank 0 calls this first and the other ranks after it. Not `trained`: any model will do that vLLM can run.
 
     Raises:
-        UserError: one line: not found, no safetensors, broken config, unknown override, a model that cannot be trained.
+        UserError: one line: not found, no safetensors, or others than the config asks for, broken files, unknown override, a
+            model that cannot be trained.
     """
     transformers_logging.disable_progress_bar()
     if model.path is None:
-        path = _made_once(Path(folder), _scratch_origin(model), lambda target: _write_scratch(model.scratch, target))
+        source = path = _made_once(Path(folder), _scratch_origin(model), lambda target: _write_scratch(model.scratch, target))
+        config = read_config(path, {}, False, trained)
+        refuse_unsupported(config, model)
     else:
-        path = _local_folder(model)
-        _refuse_without_safetensors(path, model.path)
-    config = _read_config(path, model.trust_remote_code)
-    if model.config_overrides:
-        _override(config, model.config_overrides)
-        origin = {"path": str(path.resolve()), "config_overrides": model.config_overrides}
-        path = _made_once(Path(folder), origin, lambda target, source=path: _link_with_config(source, target, config))
+        source = _local_folder("model.path", model.path, model.trust_remote_code)
+        config, path = _checked(model, f"model.path={model.path}", source, Path(folder), trained)
+    if model.tokenizer is not None:
+        source = _local_folder("model.tokenizer", model.tokenizer, model.trust_remote_code)
+    tokenizer = _read_tokenizer(model, source)
+    if trained:
+        _refuse_more_tokens(tokenizer, config, source)
+    return HubModel(config, tokenizer, path, source, _end_tokens(tokenizer, config, path))
+
+
+def prepare_critic(model: ModelConfig, name: str, folder: Path, policy: HubModel) -> HubModel:
+    """The model that critic.path=`name` stands for, as `prepare_hub_model`. Its body is what counts, with or without a head: a
+    reward model's is left aside, its scale being its own. It reads the policy's tokens.
+
+    Raises:
+        UserError: as there; or its tokenizer is another than the policy's.
+    """
+    named = f"critic.path={name}"
+    source = _local_folder("critic.path", name, model.trust_remote_code)
+    config, path = _checked(model, named, source, Path(folder), body_only=True)
+    if (source / TOKENIZER_FILE).is_file():
+        own, _ = read_tokenizer(source, model.trust_remote_code)
+        if (text := difference(own, policy.tokenizer)) is not None:
+            raise UserError(f"{named}: its tokenizer takes {text!r} for other tokens than the policy's, expected the same")
+    _refuse_more_tokens(policy.tokenizer, config, source)
+    return dataclasses.replace(policy, config=config, path=path)
+
+
+def _checked(
+    model: ModelConfig, named: str, source: Path, folder: Path, trained: bool = True, body_only: bool = False
+) -> tuple[PreTrainedConfig, Path]:
+    """The config in `source`, and the folder to read it from: `folder`, where config.json has to be another."""
+    _refuse_without_safetensors(source, named)
+    changes = dict(model.config_overrides)
+    config = read_config(source, changes, model.trust_remote_code, trained)
     if trained:
         refuse_unsupported(config, model)
-    tokenizer = _read_tokenizer(model, path)
-    if len(tokenizer) > (size := config.get_text_config().vocab_size):
-        raise UserError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model's vocab_size is {size}")
-    return HubModel(config, tokenizer, path)
+        check_weights(source, Architecture.from_hub(config), body_only)
+        if config.architectures != (own := [ARCHITECTURES[config.model_type]]) and not body_only:
+            config.architectures = changes["architectures"] = own  # vLLM takes a body's name for a model that does not write
+    if not changes:
+        return config, source
+    origin = {"path": str(source.resolve()), "config_overrides": changes}
+    return config, _made_once(folder, origin, lambda target: _link_with_config(source, target, config))
 
 
-def _made_once(folder: Path, origin: dict[str, Any], make) -> Path:
+def _made_once(folder: Path, origin: dict[str, Any], make: Callable[[Path], None]) -> Path:
     """Fill `folder` by `make(partial)` and put it in place, unless it is there already and was made from the same."""
     origin = json.loads(json.dumps(origin))
     record = folder / ORIGIN_FILE
@@ -114,63 +151,44 @@ def _write_scratch(scratch: ScratchConfig, folder: Path) -> None:
         AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
 
 
-def _local_folder(model: ModelConfig) -> Path:
-    """`model.path` if it is a folder, else the hub's files of that id, downloaded to (or found in) the local cache."""
-    if Path(model.path).is_dir():
-        return Path(model.path)
+def _local_folder(key: str, name: str, trust_remote_code: bool) -> Path:
+    """`name` if it is a folder, else the hub's files of that id, downloaded to (or found in) the local cache."""
+    if Path(name).is_dir():
+        return Path(name)
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", *(["*.py"] if model.trust_remote_code else [])]
+    patterns = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if key != "model.tokenizer" else [])]
     try:
-        return Path(snapshot_download(model.path, allow_patterns=patterns))
+        return Path(snapshot_download(name, allow_patterns=patterns + (["*.py"] if trust_remote_code else [])))
     except Exception as error:  # not found, gated, no network, no such form of name: the hub's client has a class for each
         reason = str(error).strip().split("\n")[0]
-        raise UserError(f"model.path={model.path}: no such folder, and not to be had from the hub ({reason})") from error
+        raise UserError(f"{key}={name}: no such folder, and not to be had from the hub ({reason})") from error
 
 
 def _refuse_without_safetensors(folder: Path, named: str) -> None:
-    if not (folder / "config.json").is_file():
-        raise UserError(f"model.path={named}: has no config.json")
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(f"{named}: an adapter (adapter_config.json), expected whole weights: merge it into its base first")
+    if not (folder / CONFIG_FILE).is_file():
+        raise UserError(f"{named}: has no {CONFIG_FILE}")
     if (folder / SINGLE_FILE).is_file() or (folder / INDEX_FILE).is_file():
         return
     if pickles := sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))):
-        raise UserError(f"model.path={named}: only pickled weights ({pickles[0]}), which can run code; expected {SINGLE_FILE}")
-    raise UserError(f"model.path={named}: has neither {SINGLE_FILE} nor {INDEX_FILE}")
-
-
-def _read_config(folder: Path, trust_remote_code: bool) -> PreTrainedConfig:
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'config.json'}: {' '.join(str(error).split())[:300]}") from error
-
-
-def _override(config: PreTrainedConfig, overrides: dict[str, Any]) -> None:
-    for message in unknown_fields(overrides, config.to_dict()):
-        raise UserError(message)
-    for key, value in overrides.items():
-        if key == "rope_theta":  # lives among rope_parameters since transformers 5
-            config.rope_parameters = {**config.rope_parameters, "rope_theta": float(value)}
-        elif isinstance(part := getattr(config, key), PreTrainedConfig) and isinstance(value, dict):
-            _override(part, value)
-        else:
-            setattr(config, key, value)
+        raise UserError(f"{named}: only pickled weights ({pickles[0]}), which can run code; expected {SINGLE_FILE}")
+    raise UserError(f"{named}: has neither {SINGLE_FILE} nor {INDEX_FILE}")
 
 
 def _link_with_config(source: Path, target: Path, config: PreTrainedConfig) -> None:
     """A folder of links to every file of `source`, with a config.json of its own."""
     for file in source.iterdir():
-        if file.is_file() and file.name not in ("config.json", ORIGIN_FILE):
+        if file.is_file() and file.name not in (CONFIG_FILE, ORIGIN_FILE):
             os.symlink(file.resolve(), target / file.name)
-    config.save_pretrained(target)
+    write_config(config, config.dtype, target)
 
 
 def _read_tokenizer(model: ModelConfig, folder: Path) -> PreTrainedTokenizerBase:
-    name = model.tokenizer or str(folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=model.trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{name}: no tokenizer to be read ({' '.join(str(error).split())[:300]})") from error
+    tokenizer, note = read_tokenizer(folder, model.trust_remote_code)
+    if note is not None and model.path is not None and launcher.rank() == 0:
+        print(f"nemo_amft: note: {note}", file=sys.stderr)
     if model.chat_template is not None:
         try:
             tokenizer.chat_template = Path(model.chat_template).read_text()
@@ -178,7 +196,20 @@ def _read_tokenizer(model: ModelConfig, folder: Path) -> PreTrainedTokenizerBase
             raise UserError(f"model.chat_template={model.chat_template}: not readable ({error})") from error
     if model.chat_template_kwargs:
         if tokenizer.chat_template is None:
-            raise UserError(f"model.chat_template_kwargs: found some, but {name} has no chat template to read them")
+            raise UserError(f"model.chat_template_kwargs: found some, but {folder} has no chat template to read them")
         taken = tokenizer.special_tokens_map
         tokenizer.chat_template = with_defaults(tokenizer.chat_template, model.chat_template_kwargs, taken)
     return tokenizer
+
+
+def _refuse_more_tokens(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, folder: Path) -> None:
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= config.vocab_size:
+        raise UserError(f"{folder}: the tokenizer has ids up to {largest}, the model's vocab_size is {config.vocab_size}")
+
+
+def _end_tokens(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, folder: Path) -> tuple[int, ...]:
+    text = config.get_text_config()
+    own = text.eos_token_id
+    ids = [tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else [own]), *generation_end_tokens(folder)]
+    return tuple(dict.fromkeys(i for i in ids if i is not None and 0 <= i < text.vocab_size))

@@ -10,12 +10,14 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig
 
 from nemo_amft.models.architecture import Architecture
 from nemo_amft.models.critic_model import ValueModel
-from nemo_amft.models.hub_files import WRITE_ERRORS, HubReader, HubWriter
-from nemo_amft.models.hub_names import EMBEDDING, HEAD, Mapping, from_shards, hub_shapes, mapping_of, to_shard
+from nemo_amft.models.hub_model import HubModel
+from nemo_amft.models.hub_names import EMBEDDING, Mapping, from_shards, mapping_of, to_shard
+from nemo_amft.models.hub_reader import HubReader
+from nemo_amft.models.hub_writer import WRITE_ERRORS, HubWriter
 from nemo_amft.models.weight_buckets import DEFAULT_BYTES, gathered
 
 
@@ -26,13 +28,13 @@ def load_hub_weights(chunks: Sequence[torch.nn.Module], hub_config: PreTrainedCo
     A critic takes the body only: its value head stays as it is. Rows that pad the vocabulary become zero. No collective.
 
     Raises:
-        UserError: a tensor is missing, unexpected or of another shape than the config says; names tensor and file.
+        UserError: a tensor is missing, unexpected, quantised or of another shape than the config says; names tensor and file.
     """
     architecture = Architecture.from_hub(hub_config)
     body_only = any(isinstance(unwrap(chunk), ValueModel) for chunk in chunks)
     with contextlib.ExitStack() as stack:
         files = HubReader(Path(folder), stack)
-        files.check(hub_shapes(architecture), ignored=HEAD if body_only or architecture.tied_embeddings else None)
+        files.check(architecture, body_only)
         tp_group = parallel_state.get_tensor_model_parallel_group()
         for name, parameter in _parameters(chunks):
             mapping = _mapping_with_ties(name, architecture)
@@ -58,10 +60,9 @@ def export_hub_weights(
         yield from zip(mapping.hub, from_shards(mapping, shards, architecture), strict=True)
 
 
-def save_hub_model(
-    chunks: Sequence[torch.nn.Module], hub_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> None:
-    """Write config.json, safetensors and tokenizer files to `folder`, in the parameters' dtype.
+def save_hub_model(chunks: Sequence[torch.nn.Module], hub: HubModel, folder: Path) -> None:
+    """Write safetensors in the parameters' dtype, and config.json, tokenizer files and generation_config.json of `hub`, to
+    `folder`. transformers 4 and 5 read the same from it.
 
     Every rank calls it; rank 0 writes, to a folder beside it that is renamed when complete. An earlier `folder` is replaced.
 
@@ -75,7 +76,7 @@ def save_hub_model(
         writer = HubWriter(folder) if writes else None
     except WRITE_ERRORS as error:
         failure = error
-    for name, tensor in export_hub_weights(chunks, hub_config):
+    for name, tensor in export_hub_weights(chunks, hub.config):
         if writer is not None and failure is None:
             try:
                 writer.add(name, tensor)
@@ -83,7 +84,7 @@ def save_hub_model(
                 failure = error
     if writer is not None and failure is None:
         try:
-            writer.finish(hub_config, tokenizer)
+            writer.finish(hub)
         except WRITE_ERRORS as error:
             failure = error
     _raise_everywhere(failure)

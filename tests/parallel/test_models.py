@@ -11,11 +11,12 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from nemo_amft.config.schema import ModelConfig
 from nemo_amft.models.builder import build_critic, build_policy
+from nemo_amft.models.hub_model import HubModel
 from nemo_amft.models.hub_weights import export_hub_weights, load_hub_weights, save_hub_model, unwrap
 from nemo_amft.parallel import groups, platform
 from nemo_amft.types import UserError
@@ -182,15 +183,18 @@ def compare_logits(model: ModelConfig, folder: Path, saved: Path) -> tuple[float
             decoded.append(policy(piece, None, None, inference_context=context, runtime_gather_output=True)[:, -1])
             context.sequence_len_offset += piece.size(1)
             context.enable_decode_mode()
-        save_hub_model(chunks, hub_config, _Tokenizer(), saved)
+        save_hub_model(chunks, HubModel(hub_config, _Tokenizer(), folder, folder, ()), saved)
     return (logits - expected).abs().max().item(), (torch.stack(decoded, 1) - expected[:, 4:]).abs().max().item()
 
 
 class _Tokenizer:
     """As much of a tokenizer as saving needs."""
 
+    chat_template = None
+
     def save_pretrained(self, folder: Path) -> None:
-        (Path(folder) / "tokenizer.json").write_text("{}")
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            (Path(folder) / file).write_text("{}")
 
 
 @pytest.mark.parametrize("tensor_parallel", [1, 2])
@@ -226,14 +230,15 @@ def test_bf16_is_as_near_as_bf16_can_be(folders):
     assert difference < 0.03
 
 
-def compare_critic(model: ModelConfig, folder: Path) -> tuple[float, float, float]:
-    """Differences of values, of the head's gradient and of the body's gradients from a head on transformers' hidden states."""
+def compare_critic(model: ModelConfig, folder: Path, reward_model: Path) -> tuple[float, float, float]:
+    """Differences of values, of the head's gradient and of the body's gradients from a head on transformers' hidden states.
+    The critic is read from `reward_model`, whose body is that of `folder`."""
     place = groups.initialize(model, seed=1)
     hub_config = read_tiny_config(folder)
     head = torch.randn(1, hub_config.hidden_size, generator=torch.Generator().manual_seed(5))
     with platform.megatron():
         chunks = build_critic(hub_config, model, "32")
-        load_hub_weights(chunks, hub_config, folder)
+        load_hub_weights(chunks, hub_config, reward_model)
         for chunk in chunks:
             chunk.sharded_state_dict()
             if chunk.post_process:
@@ -266,9 +271,12 @@ def compare_critic(model: ModelConfig, folder: Path) -> tuple[float, float, floa
 
 
 @pytest.mark.parametrize("layout", ["one_rank", "tp2", "tp2_sequence_parallel", "pp2", "tp2_pp2"])
-def test_values_and_their_gradients_are_the_same_under_every_layout(layout, folders):
+def test_values_and_their_gradients_are_the_same_under_every_layout(layout, folders, tmp_path):
     num_ranks, model = LAYOUTS[layout]
-    for values, head, body in run_ranks(num_ranks, compare_critic, model, folders["qwen2_tied"]):
+    tensors = load_file(folders["qwen2_tied"] / "model.safetensors")
+    body = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}  # as Qwen2Model names them
+    save_file(body | {"score.weight": torch.ones(1, 64)}, tmp_path / "model.safetensors")
+    for values, head, body in run_ranks(num_ranks, compare_critic, model, folders["qwen2_tied"], tmp_path):
         assert values < 2e-5
         assert head < 1e-5, "the value head's gradient, on every tensor-parallel rank"
         assert body < 5e-5
@@ -288,8 +296,6 @@ def refusals_of_broken_files(folder: Path) -> list[str]:
 
 
 def test_a_broken_weight_file_is_refused_by_tensor_and_file(folders, tmp_path):
-    from safetensors.torch import save_file
-
     for case in ("missing", "unexpected", "shape"):
         tensors = load_file(folders["qwen2"] / "model.safetensors")
         if case == "missing":

@@ -99,6 +99,15 @@ def test_an_episode_without_room_ends_as_cut(room, goes_on):
     assert len(talk.tokens) == (5 if goes_on else 2)
 
 
+@pytest.mark.parametrize(("last", "finished", "after"), [(9, True, [30]), (1, True, [9, 30]), (9, False, [1, 9, 30])])
+def test_a_response_that_ended_as_the_template_ends_a_turn_is_not_ended_twice(last, finished, after):
+    """9 ends a turn in the template, and so may a response; 1 is the tokenizer's end of sequence."""
+    talk = Conversation(EPISODE, (7,))
+    talk.respond(Completion((20, last), (-0.5, -0.25), finished), "left")
+    assert talk.go_on("no", [9, 30], 1, room=10)
+    assert talk.tokens == [20, last, *after]
+
+
 def environment(answer: str, turns: list[str], finished: bool) -> Verdict:
     """The last of three turns counts."""
     return Verdict(float(turns[-1] == answer), turns[-1] == answer, follow_up=None if len(turns) == 3 else f"{len(turns)}?")
