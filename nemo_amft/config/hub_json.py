@@ -16,6 +16,7 @@ SIZES = frozenset(
 """Keys of config.json that are whole numbers above 0."""
 
 _MAY_BE_NULL = ("num_key_value_heads", "head_dim")
+_NEVER_LEFT_OUT = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -36,6 +37,13 @@ def refuse_sizes(values: Mapping[str, Any], source: str) -> None:
         whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
         if not whole and not (value is None and key in _MAY_BE_NULL):
             raise UserError(f"{source}: {key}: found {value!r}, expected a whole number above 0")
+
+
+def refuse_gaps(values: Mapping[str, Any], file: Path) -> None:
+    """Raise UserError for a size that is left out: transformers takes its class's default, which the tensors may even fit."""
+    for key in _NEVER_LEFT_OUT:
+        if key not in values:
+            raise UserError(f"{file}: {key}: found nothing, expected a whole number above 0")
 
 
 def refuse_quantised(values: Mapping[str, Any], file: Path) -> None:

@@ -146,8 +146,8 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class CriticConfig:
-    path: Location | None = None
-    """Hub id or folder the critic's body starts from. None: the policy's weights at the end of warm-up."""
+    path: str | None = None
+    """Hub id or folder the critic's body starts from, or a reward model. None: the policy's weights at the end of warm-up."""
     warmup_steps: int = 0
     """Critic-only steps before the policy's first RL update (Open-Reasoner-Zero: 50)."""
     value_clip: float = 0.2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedConfig
 
-from nemo_amft.config.hub_json import read_object, refuse_quantised, refuse_sizes, refuse_two_ropes
+from nemo_amft.config.free_keys import unknown_fields
+from nemo_amft.config.hub_json import read_object, refuse_gaps, refuse_quantised, refuse_sizes, refuse_two_ropes
+from nemo_amft.models.architecture import FAMILIES
 from nemo_amft.types import UserError
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
@@ -33,25 +34,32 @@ def read_config(folder: Path, overrides: dict[str, Any], trust_remote_code: bool
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers has a class for each way in which a config can be wrong
         raise UserError(f"{file}: {_one_line(error)}") from error
+    if trained and config.model_type in FAMILIES:
+        refuse_gaps(values, file)
     return _overridden(config, overrides) if overrides else config
 
 
 def _overridden(config: PreTrainedConfig, overrides: dict[str, Any]) -> PreTrainedConfig:
     known = config.to_dict()
-    values = {**known, **overrides}
-    for key in overrides.keys() - known.keys() - {"rope_theta"}:
-        near = difflib.get_close_matches(key, known, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"model.config_overrides.{key}: the config of a {config.model_type} model has no such field{hint}")
-    refuse_sizes(overrides, "model.config_overrides")
-    if "rope_parameters" in overrides and isinstance(overrides["rope_parameters"], dict):  # else theta falls to the default
-        values["rope_parameters"] = {"rope_theta": known["rope_parameters"]["rope_theta"], **overrides["rope_parameters"]}
-    if "rope_theta" in overrides:  # lives among rope_parameters since transformers 5
-        values["rope_parameters"] = {**values["rope_parameters"], "rope_theta": values.pop("rope_theta")}
+    for message in unknown_fields(overrides, known):
+        raise UserError(message)
     try:
-        return type(config).from_dict(values)
+        return type(config).from_dict(_merged(known, overrides))
     except Exception as error:  # as above
         raise UserError(f"model.config_overrides: {_one_line(error)}") from error
+
+
+def _merged(known: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """`known` with fields replaced, those of a config within it one by one."""
+    values, rope = {**known, **overrides}, known.get("rope_parameters") or {}
+    for key, value in overrides.items():
+        if key.endswith("_config") and isinstance(value, dict) and isinstance(known[key], dict):
+            values[key] = _merged(known[key], value)
+    if isinstance(new := overrides.get("rope_parameters"), dict) and "rope_theta" in rope:  # else it falls to the default
+        values["rope_parameters"] = rope = {"rope_theta": rope["rope_theta"], **new}
+    if "rope_theta" in overrides:  # lives among rope_parameters since transformers 5
+        values["rope_parameters"] = {**rope, "rope_theta": values.pop("rope_theta")}
+    return values
 
 
 def write_config(config: PreTrainedConfig, dtype: torch.dtype | None, folder: Path) -> None:
@@ -61,7 +69,8 @@ def write_config(config: PreTrainedConfig, dtype: torch.dtype | None, folder: Pa
         values["dtype"] = str(dtype).removeprefix("torch.")
     if "dtype" in values:
         values["torch_dtype"] = values["dtype"]
-    if rope := values.get("rope_parameters"):
+    rope = values.get("rope_parameters") or {}
+    if "rope_type" in rope:  # not one for each kind of layer
         scaled = rope["rope_type"] != "default"
         values["rope_theta"] = rope["rope_theta"]
         values["rope_scaling"] = {k: v for k, v in rope.items() if k not in ("rope_theta", "type")} if scaled else None

@@ -43,7 +43,8 @@ def read_tokenizer(folder: Path, trust_remote_code: bool) -> tuple[PreTrainedTok
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         core = _core(folder)
-        if core is not None and not trust_remote_code and (text := difference(tokenizer, core)) is not None:
+        own = type(tokenizer).__module__.startswith("transformers.")  # code that comes with the model is trusted in this, too
+        if core is not None and own and (text := difference(tokenizer, core)) is not None:
             note = (
                 f"{folder / TOKENIZER_FILE}: transformers' {type(tokenizer).__name__} reads {text!r} otherwise than this file; "
                 "the file is used"

@@ -104,6 +104,7 @@ REFUSED = {
     "a whole number written as a fraction": (values(max_position_embeddings=512.0), ("max_position_embeddings: found 512.0",)),
     "a number written as text": (values(num_hidden_layers="2"), ("num_hidden_layers: found '2'",)),
     "no number": (values(hidden_size=None), ("hidden_size: found None",)),
+    "a size left out": (values(without=("num_attention_heads",)), ("config.json: num_attention_heads: found nothing",)),
     "another type": (values(rms_norm_eps="1e-6"), ("config.json", "rms_norm_eps", "float", "str")),
     "an unknown dtype": (values(dtype="float5"), ("config.json", "float5")),
     "heads": (values(num_key_value_heads=3), ("num_attention_heads=4", "num_key_value_heads=3")),
