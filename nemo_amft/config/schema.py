@@ -146,7 +146,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class CriticConfig:
-    path: str | None = None
+    path: Location | None = None
     """Hub id or folder the critic's body starts from, or a reward model. None: the policy's weights at the end of warm-up."""
     warmup_steps: int = 0
     """Critic-only steps before the policy's first RL update (Open-Reasoner-Zero: 50)."""
