@@ -53,7 +53,9 @@ def refuse_quantised(values: Mapping[str, Any], file: Path) -> None:
             found = place.get(key) if isinstance(place, Mapping) else None
             if found:
                 names = ("quant_method", "quant_algo", "format", "quantization_format")
-                given = (found.get(name) for name in names) if isinstance(found, Mapping) else ()
+                given = [found.get(name) for name in names] if isinstance(found, Mapping) else []
+                if isinstance(found, Mapping) and (found.get("load_in_8bit") or found.get("load_in_4bit")):
+                    given.append("bitsandbytes")  # which wrote no name at first
                 method = next((name for name in given if name), "a quantisation without a name")
                 raise UserError(f"{file}: {key}: found {method}, expected weights in fp32, bf16 or fp16, not quantised ones")
 
@@ -61,19 +63,21 @@ def refuse_quantised(values: Mapping[str, Any], file: Path) -> None:
 def refuse_two_ropes(values: Mapping[str, Any], overrides: Mapping[str, Any], file: Path) -> None:
     """Raise UserError where the keys of transformers 4 for rotary positions (rope_theta, rope_scaling) and that of 5
     (rope_parameters) disagree: each version, and vLLM, would read another model. `overrides` may decide."""
-    new, old = values.get("rope_parameters"), values.get("rope_scaling")
-    if not isinstance(new, Mapping) or "rope_parameters" in overrides:
+    if "rope_parameters" in overrides:
         return
-    theta = values.get("rope_theta")
-    if None not in (theta, new.get("rope_theta")) and theta != new["rope_theta"] and "rope_theta" not in overrides:
+    places = {key: values.get(key) for key in ("rope_scaling", "rope_parameters")}
+    given = {key: rope for key, rope in places.items() if isinstance(rope, Mapping) and rope}
+    thetas = [values.get("rope_theta"), *(rope.get("rope_theta") for rope in given.values())]
+    different = list(dict.fromkeys(theta for theta in thetas if theta is not None))
+    if len(different) > 1 and "rope_theta" not in overrides:
         raise UserError(
-            f"{file}: rope_theta: found {theta}, and {new['rope_theta']} in rope_parameters, expected one value "
-            "(model.config_overrides.rope_theta chooses)"
+            f"{file}: rope_theta: found {' and '.join(map(str, different))}, at the top and among other rotary keys, "
+            "expected one value (model.config_overrides.rope_theta chooses)"
         )
-    if isinstance(old, Mapping) and old and _scaling(old) != _scaling(new):
+    if len(given) == 2 and _scaling(given["rope_scaling"]) != _scaling(given["rope_parameters"]):
         raise UserError(
-            f"{file}: rope_scaling: found {_scaling(old)}, and {_scaling(new)} in rope_parameters, expected the same "
-            "(model.config_overrides.rope_parameters chooses)"
+            f"{file}: rope_scaling: found {_scaling(given['rope_scaling'])}, and {_scaling(given['rope_parameters'])} in "
+            "rope_parameters, expected the same (model.config_overrides.rope_parameters chooses)"
         )
 
 

@@ -59,7 +59,8 @@ def prepare_hub_model(model: ModelConfig, folder: Path, trained: bool = True) ->
     if model.path is None:
         source = path = _made_once(Path(folder), _scratch_origin(model), lambda target: _write_scratch(model.scratch, target))
         config = read_config(path, {}, False, trained)
-        refuse_unsupported(config, model)
+        if trained:
+            refuse_unsupported(config, model)
     else:
         source = _local_folder("model.path", model.path, model.trust_remote_code)
         config, path = _checked(model, f"model.path={model.path}", source, Path(folder), trained)

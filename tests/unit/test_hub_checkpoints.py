@@ -95,6 +95,7 @@ REFUSED = {
     # quantised, each as what it is
     "fp8": (values(quantization_config={"quant_method": "fp8"}), ("config.json", "quantization_config: found fp8")),
     "modelopt": (values(quantization_config={"quant_algo": "NVFP4"}), ("NVFP4",)),
+    "old bitsandbytes": (values(quantization_config={"load_in_8bit": True}), ("found bitsandbytes",)),
     "old compressed-tensors": (values(compression_config={"format": "int-quantized"}), ("int-quantized",)),
     "int8 tensors": (as_type(torch.int8), (WEIGHTS, GATE, "I8", "quantised")),
     "fp8 tensors": (as_type(torch.float8_e4m3fn), (WEIGHTS, GATE, "F8_E4M3", "quantised")),
@@ -112,7 +113,11 @@ REFUSED = {
     "broken": (text("config.json", '{"model_type": '), ("config.json", "JSON")),
     "no object": (text("config.json", "[]"), ("config.json", "list")),
     # rotary positions
-    "two thetas": (values(rope_theta=5e5), ("config.json", "rope_theta: found 500000.0", "10000.0 in rope_parameters")),
+    "two thetas": (values(rope_theta=5e5), ("config.json: rope_theta: found 500000.0 and 10000.0",)),
+    "a theta in the scaling": (
+        values(**OLD_KEYS, rope_theta=5e5, rope_scaling={"type": "llama3", "rope_theta": 1e4, **LLAMA3}),
+        ("config.json: rope_theta: found 500000.0 and 10000.0",),
+    ),
     "two scalings": (values(rope_scaling={"type": "linear", "factor": 2.0}), ("rope_scaling", "linear", "default")),
     "yarn": (values(**OLD_KEYS, rope_theta=1e4, rope_scaling={"type": "yarn", "factor": 4.0}), ("yarn",)),
     "a factor alone": (values(**OLD_KEYS, rope_theta=1e4, rope_scaling={"factor": 4.0}), ("factor=4.0", "rope_type")),
