@@ -53,11 +53,19 @@ def options_of(row: Row) -> tuple[list[str], list[str]] | None:
     return None
 
 
+def labelled(prompt: str, options: Sequence[str], labels: Sequence[str]) -> bool:
+    """Whether `prompt` has every option already, behind its label."""
+    if not labels:
+        return False
+    marks = (rf"(?<!\w){re.escape(label)}\s*[).:\]]\s*{re.escape(o.strip())}" for label, o in zip(labels, options, strict=True))
+    return all(re.search(mark, prompt) for mark in marks)
+
+
 def offered(prompt: str, value: Any) -> bool:
     """Whether `prompt` lists the options in the column's `value` already, each at the end of a line below the first."""
     if isinstance(value, Mapping) and "text" in value:
         value = value["text"]
-    leaves = [value] if isinstance(value, str) else list(value.values() if isinstance(value, Mapping) else value or [])
+    leaves = [value] if not isinstance(value, list | Mapping) else list(value.values() if isinstance(value, Mapping) else value)
     lines = [line.rstrip() for line in prompt.splitlines()[1:]]
     return all(isinstance(leaf, str) and any(line.endswith(leaf.rstrip()) for line in lines) for leaf in leaves)
 
@@ -79,8 +87,9 @@ def gold_of(row: Row, options: Sequence[str], labels: Sequence[str]) -> tuple[in
         return int(value), key
     if options.count(value) == 1:
         return options.index(value), key
-    letters = list(labels) == list(LETTERS[: len(options)])
-    raise RowError(key, value, f"a letter from A to {labels[-1]}" if letters else f"one of {', '.join(labels)}")
+    lettered = list(labels) == list(LETTERS[: len(options)])
+    letters = f"a letter from A to {labels[-1]}, or a number, the index from 0"
+    raise RowError(key, value, letters if lettered else f"one of {', '.join(labels)}")
 
 
 def _listed(value: Any, key: str) -> tuple[list[str], list[str]]:

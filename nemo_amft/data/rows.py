@@ -95,14 +95,14 @@ def _one_answer(value: Any, key: str) -> str:
 
 def _number(value: Any, key: str) -> str:
     """Digits without an exponent: "1e-07" reads as a product in mathematics."""
-    if not math.isfinite(value):
+    if isinstance(value, numbers.Integral):
+        return str(int(value))
+    if not (value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)):
         raise RowError(key, value, "a finite number")
     if isinstance(value, Decimal):
         digits = f"{value:f}"
         # A column of decimals gives every one the zeros of its scale.
         return digits.rstrip("0").rstrip(".") if "." in digits else digits
-    if isinstance(value, numbers.Integral):
-        return str(int(value))
     return f"{Decimal(repr(float(value))):f}"
 
 

@@ -34,6 +34,8 @@ class Problem:
     """None where the row has nothing to verify a response with."""
     answer_key: str
     """Where the answer stands, or ought to."""
+    wanted: str = rows.ANSWER
+    """What ought to stand there."""
     choice: bool = False
     """The answer is an option's letter."""
 
@@ -62,7 +64,7 @@ def refusal(row: Row) -> str:
     """What to say of a set that begins with `row` where no schema fits."""
     pairs = " (preference pairs, which nothing here learns from)" if _preferences(row) else ""
     columns = ", ".join(sorted(map(str, row))) or "none"
-    return f"columns: found {columns}{pairs}, expected {'; or '.join(schema.says for schema in SCHEMAS)}"
+    return f"columns: found {columns}{pairs}, expected {'; or '.join(schema.says for schema in (FREE, CHAT, WORKED, CHOICE))}"
 
 
 def source_of(row: Row) -> str:
@@ -151,24 +153,26 @@ def _alike(columns: tuple[str, ...]) -> tuple[str, ...]:
 
 def _is_choice(row: Row) -> bool:
     key = _prompt_key(row)
-    if key is None or not isinstance(row[key], str):
-        return False
-    lettered = {"A", "B"} <= row.keys()
-    names = (*choices.OPTIONS, choices.GPQA[1], *("AB" if lettered else ""))
-    return any(name in row and not choices.offered(row[key], row[name]) for name in names)
+    there = {*choices.OPTIONS, choices.GPQA[1]} & row.keys() or {"A", "B"} <= row.keys()
+    return key is not None and isinstance(row[key], str) and "reward_model" not in row and bool(there)
 
 
 def _choice(row: Row) -> Problem:
     found = choices.options_of(row)
-    key = _prompt_key(row) or PROMPTS[0]
     if found is None:
         raise RowError(choices.OPTIONS[0], row.get(choices.OPTIONS[0], ABSENT), "a list of options")
     options, labels = found
     gold, answer_key = choices.gold_of(row, options, labels)
-    # A demonstration speaks of the letters that the row gives the options.
-    as_given = any(not blank(row.get(name)) for name in shown.COLUMNS)
-    question, letter = choices.lettered(rows.text(row.get(key, ABSENT), key), options, gold, as_given)
-    return Problem(_with_system(row, ({"role": "user", "content": question},)), letter, answer_key, choice=True)
+    key = _prompt_key(row) or PROMPTS[0]
+    question = rows.text(row.get(key, ABSENT), key)
+    if choices.labelled(question, options, labels):
+        letter = None if gold is None else labels[gold]
+    else:
+        # A demonstration speaks of the letters that the row gives the options.
+        as_given = any(not blank(row.get(name)) for name in shown.COLUMNS)
+        question, letter = choices.lettered(question, options, gold, as_given)
+    prompt = _with_system(row, ({"role": "user", "content": question},))
+    return Problem(prompt, letter, answer_key, "the right option's letter, or its index from 0", choice=True)
 
 
 def _is_worked(row: Row) -> bool:
@@ -197,15 +201,23 @@ def _is_free(row: Row) -> bool:
 def _free(row: Row) -> Problem:
     answer, key = _answer(row)
     prompt = _prompt(row)
-    if answer is not None and (key, _prompt_key(row)) == ("answer", "question") and _is_response(answer):
-        raise RowError(key, answer, "a final answer alone, or steps that end with '#### N' from the first row on")
+    if _is_response(row, answer, key):
+        return Problem(prompt, None, key, "a final answer alone, or steps that end with '#### N' from the first row on")
     options = [row[name] for name in _alike(tuple(row)) if not blank(row[name])]
     offered = options and all(choices.offered(prompt[-1]["content"], value) for value in options)
     return Problem(prompt, answer, key, choice=bool(offered) and answer is not None and answer.strip() in [*choices.LETTERS])
 
 
-def _is_response(answer: str) -> bool:
+def _is_response(row: Row, answer: str | None, key: str) -> bool:
+    """Whether the answer beside a `question` is a whole response."""
+    if answer is None or (key, _prompt_key(row)) != ("answer", "question"):
+        return False
     return len(answer) > LONGEST_ANSWER or "\n" in answer.strip() or "####" in answer
+
+
+def _free_demonstration(row: Row, problem: Problem) -> Shown | None:
+    response = row["answer"] if problem.answer is None and isinstance(row.get("answer"), str) else None
+    return shown.demonstration(row, problem.answer) or (None if blank(response) else response)
 
 
 def _is_chat(row: Row) -> bool:
@@ -216,7 +228,7 @@ def _chat(row: Row) -> Problem:
     """With an answer, all but the last response is the prompt, as it is the last that the answer is for."""
     answer, key = _answer(row)
     if answer is None:
-        return Problem(_with_system(row, shown.conversation(row, _chat_key(row))[0]), None, key)
+        return Problem(_with_system(row, shown.conversation(row.get(_chat_key(row), ABSENT), _chat_key(row))[0]), None, key)
     said = _said(row)
     asked = said[:-1] if said[-1]["role"] == "assistant" else said
     rows.ends_with(asked or said, "user", _chat_key(row))
@@ -225,18 +237,19 @@ def _chat(row: Row) -> Problem:
 
 def _chat_demonstration(row: Row, problem: Problem) -> Shown | None:
     if problem.answer is None:
-        turns = shown.conversation(row, _chat_key(row))[1]
+        turns = shown.conversation(row[_chat_key(row)], _chat_key(row))[1]
         return turns if len(turns) > 1 else turns[0]
     last = _said(row)[-1]
     return last["content"] if last["role"] == "assistant" else None
 
 
 def _chat_key(row: Row) -> str:
-    return next((key for key in shown.CHATS if not blank(row.get(key))), next(key for key in shown.CHATS if key in row))
+    said = (key for key in shown.CHATS if not blank(row.get(key)))
+    return next(said, next((key for key in shown.CHATS if key in row), shown.CHATS[0]))
 
 
 def _said(row: Row) -> tuple[Message, ...]:
-    return rows.messages(row[_chat_key(row)], _chat_key(row))
+    return rows.messages(row.get(_chat_key(row), ABSENT), _chat_key(row))
 
 
 def _shown(row: Row, problem: Problem) -> Shown | None:
@@ -248,7 +261,7 @@ def _names(names: tuple[str, ...]) -> str:
 
 
 CHOICE = Schema(
-    f"question (or another of the prompts below), {_names(choices.OPTIONS)} (a list, or columns A, B, ...) and "
+    f"question (or another of the prompts), {_names(choices.OPTIONS)} (a list, or columns A, B, ...) and "
     f"{_names(choices.GOLDS)} (a letter, or an index from 0), or GPQA's columns",
     _is_choice,
     _choice,
@@ -263,7 +276,7 @@ FREE = Schema(
     f"{_names(PROMPTS)} with {_names(ANSWERS)}, reward_model.ground_truth, or a demonstration alone ({_names(shown.COLUMNS)})",
     _is_free,
     _free,
-    _shown,
+    _free_demonstration,
 )
 """A problem with a free answer, a demonstration or both: Elliott/Openr1-Math-46k-8192, verl's sets (DAPO-17k, Skywork-OR1),
 open-r1/OpenR1-Math-220k, MATH-500, AIME, OlympiadBench, TRL's prompt and completion, and rows of one's own."""

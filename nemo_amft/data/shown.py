@@ -39,16 +39,16 @@ def demonstration(row: Row, gold: str | None) -> Shown | None:
     chat = next((key for key in CHATS if not blank(row.get(key))), None)
     if chat is None:
         return None
-    said = conversation(row, chat)[1]
+    said = conversation(row[chat], chat)[1]
     if len(said) != 1:
         raise RowError(chat, row[chat], "one question and its response, beside a prompt")
     return said[0]
 
 
-def conversation(row: Row, key: str) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+def conversation(value: Any, key: str) -> tuple[tuple[Message, ...], tuple[str, ...]]:
     """The messages up to the assistant's first, and what follows: response, the user's next message, response, ... Raises
     RowError where the two do not take turns, or the last word is not the assistant's."""
-    said = messages(row[key], key)
+    said = messages(value, key)
     ends_with(said, "assistant", key)
     first = next(index for index, message in enumerate(said) if message["role"] == "assistant")
     if not any(message["role"] == "user" for message in said[:first]):

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from nemo_amft.data import places, schemas
 from nemo_amft.data.golds import readable
 from nemo_amft.data.readers import Placed
-from nemo_amft.data.rows import ABSENT, ANSWER, Row, RowError
+from nemo_amft.data.rows import ABSENT, Row, RowError
 from nemo_amft.data.schemas import Schema
 from nemo_amft.types import Example, UserError
 
@@ -96,7 +96,7 @@ class _Collected:
             found = schemas.found_at(row, problem.answer_key)
             imitable = found is ABSENT and demonstration is not None
             hint = " (rows without one can be imitated only: data.demonstrations)" if imitable else ""
-            raise RowError(problem.answer_key, found, ANSWER + hint)
+            raise RowError(problem.answer_key, found, problem.wanted + hint)
         if self.need == "demonstration" and demonstration is None:
             self._bare.append(origin)
             return None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_amft.data import choices, schemas
+from nemo_amft.data import choices, schemas, shown
 from nemo_amft.data.rows import RowError
 from tests.unit.published_rows import CHOICES, ROWS
 
@@ -84,10 +84,12 @@ def test_what_is_no_answer_is_named(gold, message):
     assert str(raised.value) == message
 
 
-def test_a_response_in_place_of_a_final_answer_is_refused():
-    for answer in ("word " * 101, "First.\nThen 2.", "2\n#### 2"):
-        with pytest.raises(RowError, match="expected a final answer alone, or steps that end with '#### N'"):
-            schemas.FREE.problem({"question": "1+1?", "answer": answer})
+@pytest.mark.parametrize("answer", ["word " * 101, "First.\nThen 2.", "2\n#### 2"])
+def test_a_response_in_place_of_a_final_answer_is_a_demonstration(answer):
+    row = {"question": "1+1?", "answer": answer}
+    found = schemas.FREE.problem(row)
+    assert (found.answer, schemas.FREE.demonstration(row, found)) == (None, answer)
+    assert found.wanted.startswith("a final answer alone")
 
 
 # ---- demonstrations
@@ -218,11 +220,29 @@ def test_a_demonstration_speaks_of_the_letters_that_the_row_has():
     assert "\nF) number 5\n" in found.messages[-1]["content"]
 
 
-def test_a_prompt_that_lists_the_options_is_left_as_it_is():
-    prompt = "Which is red?\nA. sky\nB. rose\nAnswer with a letter."
-    found, _ = read({"prompt": prompt, "options": ["sky", "rose"], "answer": "B"})
-    assert (found.messages[0]["content"], found.answer, found.choice) == (prompt, "B", True)
-    found, _ = read({"question": "Is 1 less than 2?", "choices": ["1", "2"], "answer": 1})
+@pytest.mark.parametrize(
+    ("prompt", "labels", "gold", "answer"),
+    [
+        ("Red?\nA. sky\nB. rose\n", None, 1, "B"),
+        ("Red? (a) sky (b) rose", ["a", "b"], "b", "b"),
+        ("Red?\n1) sky\n2) rose", ["1", "2"], "2", "2"),
+    ],
+)
+def test_a_prompt_that_has_the_options_behind_their_labels_is_left_as_it_is(prompt, labels, gold, answer):
+    options = {"text": ["sky", "rose"], "label": labels} if labels else ["sky", "rose"]
+    found, _ = read({"question": prompt, "choices": options, "answer": gold})
+    assert (found.messages[0]["content"], found.answer, found.choice) == (prompt, answer, True)
+
+
+def test_messages_that_list_the_options_are_left_as_they_are():
+    prompt = [{"role": "user", "content": "Red?\nA. sky\nB. rose"}]
+    found, _ = read({"prompt": prompt, "reward_model": {"ground_truth": "B"}, "choices": ["sky", "rose"]})
+    assert (found.messages, found.answer, found.choice) == (tuple(prompt), "B", True)
+
+
+@pytest.mark.parametrize("question", ["Is 1 less than 2?", "Which?\n- 1\n- 2"])
+def test_options_that_a_question_speaks_of_are_listed_nevertheless(question):
+    found, _ = read({"question": question, "choices": ["1", "2"], "answer": 1})
     assert found.messages[0]["content"].endswith(choices.INSTRUCTION)
 
 
@@ -256,12 +276,12 @@ def test_the_order_of_options_is_frozen():
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("mmlu_pro", {"answer": "E"}, "answer: found 'E', expected a letter from A to D"),
+        ("mmlu_pro", {"answer": "E"}, "answer: found 'E', expected a letter from A to D, or a number, the index from 0"),
         ("mmlu_pro", {"options": ["one"]}, "options: found ['one'], expected a list of 2 to 26 options"),
         ("mmlu_pro", {"options": ["one", ""]}, "options[1]: found '', expected a non-empty text"),
         ("mmlu", {"answer": 4}, "answer: found 4, expected a number from 0 to 3, the right option's"),
         ("mmlu", {"answer": 0.5}, "answer: found 0.5, expected a number from 0 to 3, the right option's"),
-        ("mmlu", {"answer": "roses"}, "answer: found 'roses', expected a letter from A to D"),
+        ("mmlu", {"answer": "roses"}, "answer: found 'roses', expected a letter from A to D, or a number, the index from 0"),
         ("arc", {"answerKey": "A"}, "answerKey: found 'A', expected one of 1, 2, 3"),
         (
             "arc",
@@ -313,3 +333,35 @@ def test_preference_pairs_are_refused_by_name():
     row = {"prompt": [USER], "chosen": [assistant("2")], "rejected": [assistant("3")], "answer": "2"}
     assert schemas.schema_of(row) is None
     assert "chosen, prompt, rejected (preference pairs, which nothing here learns from), expected" in schemas.refusal(row)
+
+
+NAMES = [*schemas.PROMPTS, *schemas.ANSWERS, *shown.COLUMNS, *shown.CHATS, *shown.VERIFIED, *choices.OPTIONS, *choices.GOLDS,
+         *choices.GPQA, "A", "B", "reward_model", "system", "data_source", "category", "rationale", "rejected"]  # fmt: skip
+KEYS = st.sampled_from(["role", "content", "from", "value", "ground_truth", "text", "label", "type"])
+WORDS = st.sampled_from(["user", "assistant", "text", "A", "B", "", " ", '["1"]', "2\n#### 2", "\ud83d", "a\0b", "nan", "\x1e"])
+NUMBERS = st.integers() | st.just(10**4000) | st.floats() | st.decimals(allow_nan=True)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def refusal_of(schema: schemas.Schema, row: dict) -> str:
+    """What is said of a row, "" for one that is read."""
+    try:
+        problem = schema.problem(row)
+        demonstration = schema.demonstration(row, problem)
+        schemas.refuse_left_out(row, problem, demonstration, imitated=True)
+    except RowError as error:
+        return str(error)
+    for text in (problem.answer or "", *(message["content"] for message in problem.messages), *(demonstration or ())):
+        text.encode()
+    return ""
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5))
+def test_whatever_a_row_holds_is_read_or_is_one_line(row):
+    assert "\n" not in schemas.refusal(row)
+    for schema in schemas.SCHEMAS:
+        assert "\n" not in refusal_of(schema, row)
