@@ -12,7 +12,8 @@ from nemo_amft.algorithms.evaluation import evaluate
 from nemo_amft.algorithms.sampling import Sampler
 from nemo_amft.config import launcher
 from nemo_amft.config.rules import lookup
-from nemo_amft.config.run_dir import prepare
+from nemo_amft.config.run_dir import prepare, refuse_foreign_files
+from nemo_amft.config.run_dir import run_dir as run_directory
 from nemo_amft.config.schema import Config
 from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.data.filtering import drop_long_prompts
@@ -31,7 +32,7 @@ from nemo_amft.observe.files import write_atomically
 from nemo_amft.observe.progress import final_table
 from nemo_amft.observe.rollouts import RolloutWriter
 from nemo_amft.observe.timers import PhaseTimers
-from nemo_amft.parallel import failures, groups, platform, signals
+from nemo_amft.parallel import failures, groups, platform, run_lock, signals
 from nemo_amft.parallel.groups import Place
 from nemo_amft.tasks.base import Images, Task, evaluation_sets, images_of
 from nemo_amft.types import Example, UserError
@@ -50,7 +51,10 @@ def evaluate_run(config: Config, checkpoint: str | None) -> int:
     config, weights = locate(config, checkpoint)
     stop = signals.StopRequests(config.exp_manager.max_time_per_run)
     platform.install()
-    run_dir, _ = prepare(config)
+    run_dir = run_directory(config.exp_manager)
+    refuse_foreign_files(run_dir)
+    run_lock.hold(run_dir)
+    prepare(config)
     if launcher.rank() == 0:
         failures.forget(run_dir)
     place = groups.initialize(config.model, config.trainer.seed, config.trainer.phase_timeout_s)
@@ -83,6 +87,7 @@ def evaluate_run(config: Config, checkpoint: str | None) -> int:
         if not finished:
             signals.leave()
         groups.shutdown()
+    run_lock.release()
     return 0
 
 

@@ -17,7 +17,7 @@ from nemo_amft.algorithms.parts import Parts, RunData
 from nemo_amft.algorithms.trainer import Trainer
 from nemo_amft.algorithms.warmup import after_warm_up, warm_up
 from nemo_amft.config import launcher
-from nemo_amft.config.run_dir import prepare
+from nemo_amft.config.run_dir import prepare, refuse_foreign_files
 from nemo_amft.config.run_dir import run_dir as run_directory
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import resolved
@@ -29,8 +29,10 @@ from nemo_amft.observe import figures, start_up
 from nemo_amft.observe.files import write_atomically
 from nemo_amft.observe.metrics import read_metrics
 from nemo_amft.observe.progress import final_table
+from nemo_amft.observe.side_output import failures as side_output_failures
+from nemo_amft.observe.side_output import side_output
 from nemo_amft.observe.summary import write_summary
-from nemo_amft.parallel import failures, groups, platform, random_state, signals
+from nemo_amft.parallel import failures, groups, platform, random_state, run_lock, signals
 from nemo_amft.parallel.reductions import all_agree
 from nemo_amft.planning import batch_table
 from nemo_amft.types import UserError
@@ -42,13 +44,16 @@ def run(config: Config) -> int:
     started = time.monotonic()
     stop = signals.StopRequests(config.exp_manager.max_time_per_run)
     platform.install()
-    refuse_another_run(run_directory(config.exp_manager), config)
-    run_dir, loggers = prepare(config)
+    run_dir = run_directory(config.exp_manager)
+    refuse_another_run(run_dir, config)
     finished = finished_run(run_dir, config)
     if finished is not None:
         if launcher.rank() == 0:
             print(f"{run_dir}: the run is finished ({finished['steps']} steps); see {run_dir}/summary.json")
         return 0
+    refuse_foreign_files(run_dir)
+    run_lock.hold(run_dir)
+    loggers = prepare(config)
     if launcher.rank() == 0:
         failures.forget(run_dir)
     place = groups.initialize(config.model, config.trainer.seed, config.trainer.phase_timeout_s)
@@ -68,6 +73,7 @@ def run(config: Config) -> int:
         if not finished_now:
             signals.leave()
         groups.shutdown()
+    run_lock.release()
     return 0
 
 
@@ -246,7 +252,8 @@ class Run:
         controller = p.controller.config
         bounds = (controller.mu_min, controller.mu_max) if hasattr(controller, "mu_min") else None
         title = f"{p.config.exp_manager.name}, seed {p.config.trainer.seed}"
-        figures.dynamics(read_metrics(p.run_dir), figure, title, bounds)
+        with side_output("figures/"):
+            figures.dynamics(read_metrics(p.run_dir), figure, title, bounds)
         summary = {
             "steps": progress.step,
             "accuracy": progress.accuracy,
@@ -259,6 +266,8 @@ class Run:
             "seed": p.config.trainer.seed,
             "name": p.config.exp_manager.name,
             "world_size": p.place.world_size,
+            "skipped_updates": progress.skipped_updates,
+            "side_output_failures": dict(side_output_failures),
         }
         write_summary(p.run_dir, summary)
         final_table(list(_rows(summary, figure)))
@@ -285,4 +294,9 @@ def _rows(summary: dict[str, Any], figure: Path) -> Iterator[tuple[str, str]]:
     yield "steps", str(summary["steps"])
     yield "wall time", f"{summary['this_process_seconds']:.0f} s"
     yield "tokens/s", f"{summary['tokens_per_second']:.0f}"
-    yield "picture", str(figure)
+    if summary["skipped_updates"]:
+        yield "steps skipped", f"{summary['skipped_updates']} of {summary['steps']}: their gradients were not finite"
+    for kind, times in summary["side_output_failures"].items():
+        yield f"{kind} failed", f"{times} times; the first is in the log"
+    if figure.exists():
+        yield "picture", str(figure)

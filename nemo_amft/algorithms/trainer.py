@@ -29,6 +29,7 @@ from nemo_amft.algorithms.update import UpdateResult, update_policy
 from nemo_amft.data.batching import Batch
 from nemo_amft.models.trainable import set_schedule
 from nemo_amft.observe import start_up
+from nemo_amft.observe.side_output import side_output
 from nemo_amft.rollout.probe import probe
 from nemo_amft.types import Example, MetaGradient, SamplingParams, TokenSequence
 
@@ -102,7 +103,8 @@ class Trainer:
         metrics |= self.update_critic(updates)
         self.count_skipped(grad_norm, metrics)
         self.sync()
-        p.rollout_log.write(t, groups)
+        with side_output("rollouts/"):
+            p.rollout_log.write(t, groups)
         metrics |= {"grad_norm/total": grad_norm, "learning_rate": learning_rate}
         if p.controller.entropy_metric in metrics and not (p.controller.first_term == "sft" and p.method.imitates_a_choice):
             metrics["entropy"] = metrics[p.controller.entropy_metric]
@@ -292,7 +294,8 @@ class Trainer:
                     p.sampler, name, examples, v.samples, self.config.rollout.max_new_tokens, v.temperature
                 )
                 metrics |= found
-                p.rollout_log.write(step, groups, name)
+                with side_output("rollouts/"):
+                    p.rollout_log.write(step, groups, name)
         self._remember(step, metrics)
         p.writer.write("validation", step, metrics | p.timers.collect())
         p.progress.message(f"step {step}: " + ", ".join(f"{n} accuracy {metrics[f'{n}/accuracy']:.3f}" for n in sets))

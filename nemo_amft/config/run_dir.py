@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from nemo_amft.config import launcher
 from nemo_amft.config.schema import Config, ExpManagerConfig
 from nemo_amft.config.typed import at_home
 from nemo_amft.config.validate import mask_argument
+from nemo_amft.observe.files import write_atomically
+from nemo_amft.types import UserError
 
 
 def run_dir(exp_manager: ExpManagerConfig) -> Path:
@@ -28,8 +31,25 @@ def run_dir(exp_manager: ExpManagerConfig) -> Path:
     return Path(exp_manager.exp_dir or ".") / exp_manager.name
 
 
-def prepare(config: Config) -> tuple[Path, list[Any]]:
-    """Make the run directory, new or to be continued. Returns it with Lightning's loggers; every rank calls this.
+OUTPUTS = ("checkpoints", "config.yaml", "evaluation.json", "figures", "hf", "metrics.jsonl", "rollouts", "summary.json")
+"""What runs and evaluations write over."""
+
+OURS = ("cmd-args.log", "run.lock")
+"""What every job leaves before it writes any of these (exp_manager, parallel/run_lock.py)."""
+
+
+def refuse_foreign_files(path: Path) -> None:
+    """Raises UserError where a run in `path` would replace files that no run has written."""
+    found = [name for name in OUTPUTS if (path / name).exists()]
+    if found and not any((path / name).exists() for name in OURS):
+        raise UserError(
+            f"exp_manager: found {', '.join(found)} in {path}, of no run of this program, expected a new folder or a run's "
+            "(exp_manager.name, exp_manager.explicit_log_dir)"
+        )
+
+
+def prepare(config: Config) -> list[Any]:
+    """Make the run directory, new or to be continued. Returns Lightning's loggers; every rank calls this.
 
     The loggers (`log_metrics(metrics, step)`, `log_hyperparams`, `finalize`) write on rank 0 only and do nothing elsewhere.
     """
@@ -57,13 +77,25 @@ def prepare(config: Config) -> tuple[Path, list[Any]]:
         # exp_manager's check_resume looks for Lightning's checkpoints and moves every file of a run directory in use,
         # metrics.jsonl included, to run_0/. Resuming is the trainer's own affair here.
         with mock.patch.object(nemo, "check_resume"), _masked_argv():
-            nemo.exp_manager(trainer, _settings(config.exp_manager, path))
-    return path, list(trainer.loggers)
+            nemo.exp_manager(trainer, _settings(config.exp_manager, path, _wandb_id(config.exp_manager, path)))
+    return list(trainer.loggers)
 
 
-def _settings(ours: ExpManagerConfig, path: Path) -> dict[str, Any]:
+def _wandb_id(ours: ExpManagerConfig, path: Path) -> dict[str, str]:
+    """WandbLogger's arguments that let a job that continues a run continue its W&B run too, instead of starting another: an id
+    that is kept in the run directory. Nothing where the user gave an id, and on ranks that do not log."""
+    if not ours.create_wandb_logger or "id" in ours.wandb_logger_kwargs or launcher.rank() != 0:
+        return {}
+    file = path / "wandb_id.txt"
+    if not file.exists():
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, uuid.uuid4().hex[:12] + "\n")
+    return {"id": file.read_text(encoding="utf-8").strip(), "resume": "allow"}
+
+
+def _settings(ours: ExpManagerConfig, path: Path, wandb_id: dict[str, str]) -> dict[str, Any]:
     """exp_manager's own configuration: our folder as it is, and none of the callbacks that need Lightning's loop."""
-    wandb = {"name": ours.name, "project": "nemo_amft", **ours.wandb_logger_kwargs}
+    wandb = {"name": ours.name, "project": "nemo_amft", **wandb_id, **ours.wandb_logger_kwargs}
     wandb |= {key: at_home(wandb[key]) for key in ("save_dir", "dir") if isinstance(wandb.get(key), str)}
     return {
         "explicit_log_dir": str(path),

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from nemo_amft.observe.files import write_atomically
+from nemo_amft.observe.side_output import side_output
 from nemo_amft.types import UserError
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,11 @@ def is_time_key(key: str) -> bool:
 class Logger(Protocol):
     """What is used of a Lightning logger (TensorBoardLogger, WandbLogger)."""
 
+    experiment: Any
+
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None: ...
+
+    def finalize(self, status: str) -> None: ...
 
 
 class NullMetricsWriter:
@@ -91,7 +96,8 @@ class MetricsWriter(NullMetricsWriter):
         prefix = "warmup/" if phase == "warmup" else ""
         scalars = {prefix + name: value for name, value in values.items() if value is not None}
         for logger in self._loggers:
-            logger.log_metrics(scalars, step=step)
+            with side_output(type(logger).__name__):
+                logger.log_metrics(scalars, step=step)
 
     def rewind(self, phase: Literal["warmup", "train"], step: int) -> None:
         """Drop every record that a run resumed at (phase, step) will write again, warm-up being before training."""
@@ -108,6 +114,11 @@ class MetricsWriter(NullMetricsWriter):
 
     def close(self) -> None:
         self._file.close()
+        for logger in self._loggers:
+            with side_output(type(logger).__name__):
+                logger.finalize("success")
+                if hasattr(logger.experiment, "finish"):  # W&B would call a process that ends without it crashed
+                    logger.experiment.finish()
 
     def _keep(self, wanted) -> None:
         kept = [line for line, record in _lines(self.path) if wanted(record)]

@@ -52,13 +52,13 @@ class Progress:
             if last:
                 self._finish_line()
         elif last or done % self._log_every == 0:
-            print(self._line(done, metrics), file=self._stream, flush=True)
+            self._print(self._line(done, metrics))
 
     def message(self, text: str) -> None:
         """Print `text` on a line of its own, whatever is being drawn."""
         if self._enabled:
             self._finish_line()
-            print(text, file=self._stream, flush=True)
+            self._print(text)
 
     def close(self) -> None:
         """Leave the cursor on a fresh line."""
@@ -76,14 +76,19 @@ class Progress:
 
     def _draw(self, line: str) -> None:
         width = shutil.get_terminal_size().columns - 1
-        self._stream.write("\r\x1b[K" + line[:width])  # a line that wrapped could not be drawn over
-        self._stream.flush()
+        self._print("\r\x1b[K" + line[:width], end="")  # a line that wrapped could not be drawn over
         self._drawn = True
 
     def _finish_line(self) -> None:
         if self._drawn:
-            print(file=self._stream, flush=True)
             self._drawn = False
+            self._print("")
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        try:
+            print(text, end=end, file=self._stream, flush=True)
+        except OSError:  # whoever read it is gone (a pipe, a terminal); metrics.jsonl has everything
+            self._enabled = False
 
 
 def _clock(seconds: float) -> str:

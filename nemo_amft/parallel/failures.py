@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from nemo_amft.parallel import signals
+from nemo_amft.parallel import run_lock, signals
 from nemo_amft.types import UserError
 
 FILE_NAME = "failure.txt"
@@ -51,6 +51,7 @@ def shown_once(run_dir: Path, rank: int) -> Iterator[None]:
             print(mine, file=sys.stderr, flush=True)
         else:
             time.sleep(GRACE_S)
+        run_lock.release()
         sys.stdout.flush()
         os._exit(2 if isinstance(error, UserError) else 1)
 

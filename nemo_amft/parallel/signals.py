@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from nemo_amft.parallel import run_lock
 from nemo_amft.types import UserError
 
 STATUS = 75
@@ -102,6 +103,7 @@ def leave() -> NoReturn:
     kills those that are still tidying up. Collective."""
     import torch.distributed as dist
 
+    run_lock.release()
     sys.stdout.flush()
     sys.stderr.flush()
     dist.barrier()

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from nemo_amft.observe import compare
+from nemo_amft.observe import compare, side_output
 from nemo_amft.observe.metrics import MetricsWriter, NullMetricsWriter, is_time_key, read_metrics
 from nemo_amft.types import UserError
 
@@ -32,8 +32,13 @@ def test_nan_and_infinity_become_null_are_counted_and_warned_of_once(tmp_path, c
 
 def test_loggers_get_finite_scalars_and_warm_up_apart(tmp_path):
     class Recorder:
+        experiment = None
+
         def __init__(self):
             self.calls = []
+
+        def finalize(self, status):
+            pass
 
         def log_metrics(self, metrics, step=None):
             self.calls.append((metrics, step))
@@ -43,6 +48,27 @@ def test_loggers_get_finite_scalars_and_warm_up_apart(tmp_path):
         writer.write("warmup", 3, {"loss/sft": 2.0})
         writer.write("train", 0, {"loss/sft": 1.0, "mu": math.nan})
     assert logger.calls == [({"warmup/loss/sft": 2.0}, 3), ({"loss/sft": 1.0}, 0)]
+
+
+def test_a_logger_that_raises_is_warned_of_once_counted_and_not_the_end(tmp_path, caplog):
+    class Broken:
+        experiment = None
+
+        def log_metrics(self, metrics, step=None):
+            raise ConnectionError("no route to host")
+
+        def finalize(self, status):
+            raise OSError("disk full")
+
+    before = side_output.failures["Broken"]
+    with MetricsWriter(tmp_path, [Broken()]) as writer:
+        writer.write("train", 0, {"mu": 0.5})
+        writer.write("train", 1, {"mu": 0.5})
+    assert _places(tmp_path) == [("train", 0), ("train", 1)]
+    assert side_output.failures["Broken"] - before == 3
+    assert [record.message for record in caplog.records] == [
+        "Broken failed (ConnectionError: no route to host); the run goes on without, and this is not warned of again"
+    ]
 
 
 def _whole_run(folder):
