@@ -1,4 +1,4 @@
-"""A run directory has one owner: who lives is not disturbed, who is dead is followed at once where that can be known. And one\nW&B run."""
+"""A run directory has one owner: who lives is not disturbed, who is dead is followed at once where that can be known."""
 
 import json
 import os
