@@ -49,6 +49,10 @@ class CommandLine:
     def folders(self) -> list[Path]:
         return [self.folder, *([self.extra_folder] if self.extra_folder else [])]
 
+    def given(self) -> list[str]:
+        """The keys that were set, in dotted form; of a choice of a group its name."""
+        return [text.lstrip("+~").partition("=")[0] for text in self.overrides]
+
     def argv(self) -> list[str]:
         """Arguments for hydra_runner that compose the same configuration."""
         extra = ["--config-dir", str(self.extra_folder)] if self.extra_folder else []

@@ -16,12 +16,16 @@ from omegaconf import DictConfig
 
 from nemo_amft.config import command_line, launcher, rules
 from nemo_amft.config.command_line import CommandLine
+from nemo_amft.config.idle import idle
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import resolved, validate
 from nemo_amft.observe.quiet import quiet_libraries
 from nemo_amft.types import UserError
 
 __all__ = ["load", "main", "resolved"]
+
+SAY_IDLE = ("nemo_amft.train", "nemo_amft.plan")
+"""The entry points for which most keys are meant; an evaluation has no use for a learning rate, and that is no mistake."""
 
 
 def main(
@@ -63,6 +67,9 @@ def load(arguments: Sequence[str], *, check: bool = True, nemo: bool = False, mo
     config = validate(composed)
     if check:
         rules.check(config, module=module)
+    if module in SAY_IDLE and launcher.rank() == 0:
+        for note in idle(config, line.given()):
+            print(f"nemo_amft: note: {note}", file=sys.stderr, flush=True)
     return validate(_compose_by_nemo(line)) if nemo else config
 
 

@@ -74,6 +74,7 @@ class Task(Protocol):
         ...
 
     # def environment(self) -> Environment, and max_turns: int, the most responses of an episode, where there are several turns.
+    # Optional: generated = True, of a task that reads none of data.train, data.validation and data.test.
     # Optional: def evaluation_sets(self) -> dict[str, Sequence[Example]], problems out of distribution by name.
     # Optional: def images(self, example) -> Sequence[PIL.Image.Image], what the policy sees: the first comes with the prompt,
     # others with the messages whose verdict says so (Verdict.follow_up_images). All examples have some, or none has.

@@ -74,6 +74,7 @@ class ArithmeticTask:
     """Chains such as "7*3+4=" with the demonstration "7*3=1;1+4=5#5" (modulus 10); reward 1 for the right number after '#'."""
 
     Config: ClassVar[type[ArithmeticConfig]] = ArithmeticConfig
+    generated = True
 
     def __init__(self, config: ArithmeticConfig, data: DataConfig, seed: int) -> None:
         """Raises UserError if data names files, which this task would silently ignore."""

@@ -93,6 +93,7 @@ class GeneralPointsTask:
     """
 
     Config: ClassVar[type[GeneralPointsConfig]] = GeneralPointsConfig
+    generated = True
 
     def __init__(self, config: GeneralPointsConfig, data: DataConfig, seed: int) -> None:
         """Raises UserError if data names files, which this task would silently ignore."""

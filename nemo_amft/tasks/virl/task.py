@@ -105,6 +105,7 @@ class VirlTask:
     """
 
     Config: ClassVar[type[VirlConfig]] = VirlConfig
+    generated = True
 
     def __init__(self, config: VirlConfig, data: DataConfig, seed: int) -> None:
         """Raises UserError if data names files, which this task would silently ignore, or a folder is not there."""
