@@ -65,7 +65,7 @@ def _method(attribute: str, what: str) -> Reason:
             has = getattr(config.method.build(config.rollout.longest), attribute, True)
         except (UserError, TypeError, ValueError):
             return ""  # said by the rules
-        return "" if has else f"{config.method.cls.__name__} has no {what} as it is configured"
+        return "" if has else f"{config.method.cls.__name__} has no {what}"
 
     return reason
 

@@ -16,9 +16,9 @@ def found(*overrides: str) -> list[str]:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["method=grpo", "critic.optim.lr=1e-3"], "critic.optim.lr does nothing: PolicyGradient has no critic as it is configured"),
+        (["method=grpo", "critic.optim.lr=1e-3"], "critic.optim.lr does nothing: PolicyGradient has no critic"),
         (["method=grpo", "method.rl.lam=0.9"], "method.rl.lam does nothing: method.rl.advantage is grpo"),
-        (["method=sft", "data.samples_per_prompt=4"], "data.samples_per_prompt does nothing: SFT has no rollouts to train on as it is configured"),
+        (["method=sft", "data.samples_per_prompt=4"], "data.samples_per_prompt does nothing: SFT has no rollouts to train on"),
         (["controller.eta_mu=0", "controller.meta_every=5"], "controller.meta_every does nothing: controller.eta_mu is 0.0"),
         (["warmup.steps=0", "warmup.lr=1e-3"], "warmup.lr does nothing: warmup.steps is 0"),
         (
