@@ -19,6 +19,11 @@ class UserError(ValueError):
     """A mistake in what the user gave: reported as one line, exit status 2, without a traceback."""
 
 
+class RunError(RuntimeError):
+    """What ends a run that nobody's input and no mistake of the program's is to blame for: reported as one line, exit status 1,
+    without a traceback."""
+
+
 @dataclass(frozen=True)
 class Example:
     """One problem. `answer` is what the task's verifier compares with, "" for what is imitated only; `demonstration` is an

@@ -167,6 +167,7 @@ def build_parts(
         writer=MetricsWriter(run_dir, loggers) if place.is_main else NullMetricsWriter(),
         progress=Progress(c.trainer.log_every, place.is_main),
         rollout_log=RolloutWriter(run_dir, c.trainer.save_rollouts, place.is_main),
+        vocabulary=hub.config.vocab_size,
     )
 
 

@@ -26,11 +26,12 @@ from nemo_amft.algorithms.methods.base import Group
 from nemo_amft.algorithms.update import UpdateResult
 from nemo_amft.data.batching import Batch
 from nemo_amft.models.policy import Policy
+from nemo_amft.models.trainable import TrainableModel
 from nemo_amft.parallel import platform
 
 
-def inner_product(policy: Policy) -> InnerProduct:
-    """The inner product over the policy's main parameters: each element of the model once.
+def inner_product(policy: TrainableModel) -> InnerProduct:
+    """The inner product over the main parameters of policy or critic: each element of the model once.
 
     Which shards count is Megatron's own knowledge, the same that its gradient norm uses: not the second copy of tied
     embeddings, not what tensor-parallel ranks hold in duplicate. The group is the optimiser's: the model-parallel ranks, and
@@ -46,6 +47,13 @@ def inner_product(policy: Policy) -> InnerProduct:
         return values.cpu()
 
     return InnerProduct(owned, all_reduce)
+
+
+def weight_norm(model: TrainableModel) -> float:
+    """The norm of all weights of a model, each counted once. Collective."""
+    parameters: Shards = [parameter.detach() for parameter in model.main_parameters()]
+    (square,) = inner_product(model)((parameters, parameters))
+    return square**0.5 if square >= 0.0 else square  # NaN stays NaN
 
 
 class MetaUpdate:

@@ -58,6 +58,8 @@ class Parts:
     writer: NullMetricsWriter
     progress: Progress
     rollout_log: RolloutWriter
+    vocabulary: int
+    """Tokens that the policy chooses among."""
 
 
 @dataclass
@@ -71,6 +73,8 @@ class Progression:
     """Evaluations by name, kept for the summary: warmup, best, final."""
     seconds: float = 0.0
     """Wall time from the models being built, over all processes of the run."""
+    weight_norms: dict[str, float] = field(default_factory=dict)
+    """Of policy and critic at the last good checkpoint, or at the start."""
     skipped_updates: int = 0
     """Steps with an update whose gradient was not finite."""
     generated_tokens: int = 0

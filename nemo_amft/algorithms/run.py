@@ -15,6 +15,7 @@ from nemo_amft.algorithms.build import build_parts, load_chat, load_data, load_m
 from nemo_amft.algorithms.meta_gradient import KeptDifference
 from nemo_amft.algorithms.parts import Parts, RunData
 from nemo_amft.algorithms.trainer import Trainer
+from nemo_amft.algorithms.vital_signs import DeadError
 from nemo_amft.algorithms.warmup import after_warm_up, warm_up
 from nemo_amft.config import launcher
 from nemo_amft.config.run_dir import prepare, refuse_foreign_files
@@ -35,7 +36,7 @@ from nemo_amft.observe.summary import write_summary
 from nemo_amft.parallel import failures, groups, platform, random_state, run_lock, signals
 from nemo_amft.parallel.reductions import all_agree
 from nemo_amft.planning import batch_table
-from nemo_amft.types import UserError
+from nemo_amft.types import RunError, UserError
 
 
 def run(config: Config) -> int:
@@ -136,11 +137,25 @@ class Run:
         self.models: Mapping[str, ForwardModel] = {name: model for name, model in named.items() if model is not None}
 
     def complete(self) -> bool:
-        """All steps that are left, then export and summary. False where it was asked to stop on the way, and has saved."""
+        """All steps that are left, then export and summary. False where it was asked to stop on the way, and has saved. Raises
+        RunError for a policy that is lost, which is neither saved nor exported."""
+        try:
+            return self._complete()
+        except DeadError as error:
+            good = self.checkpoints.paths()[-1:]
+            raise RunError(
+                f"{error}: the run has diverged, and nothing of that is saved; "
+                + (f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet")
+                + " (a lower optim.lr, warmup.lr or critic.optim.lr continues from there)" * bool(good)
+            ) from error
+
+    def _complete(self) -> bool:
         c, resumed = self.parts.config, self.resume()
         progress = self.trainer.progress  # after the resume, which replaces it
         if self.must_stop():
             return False  # nothing new to save
+        if not progress.weight_norms:
+            self.trainer.weigh_models()
         # A resumed run that is past warm-up stays past it, also where warmup.steps was raised meanwhile.
         for w in warm_up(self.trainer) if progress.target_entropy is None else ():
             stop = self.must_stop()
@@ -183,6 +198,7 @@ class Run:
     def save(self) -> None:
         p, meta = self.parts, self.trainer.meta
         kept = meta.kept if meta is not None else None
+        self.trainer.weigh_models()
         for model in self.models.values():
             if isinstance(model, TrainableModel):
                 model.gather_parameters()

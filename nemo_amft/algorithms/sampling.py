@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
@@ -11,6 +12,7 @@ import torch.distributed as dist
 
 from nemo_amft.algorithms.conversations import Conversation
 from nemo_amft.algorithms.methods.base import Demonstration, Group
+from nemo_amft.algorithms.vital_signs import DeadError
 from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.observe.timers import PhaseTimers
 from nemo_amft.parallel.groups import Place
@@ -77,6 +79,7 @@ class Sampler:
             sampling = SamplingParams(max_new_tokens, temperature, stop_token_ids=self.stop_token_ids, seed=seed, **params)
             with self.timers("rollout"):
                 completions = self.engine.generate(requests, sampling)
+            refuse_no_numbers(completions, self.engine)
             for (_, conversation), completion in zip(live, completions, strict=True):
                 prefix = "" if conversation.responses else conversation.example.response_prefix
                 conversation.respond(completion, prefix + self.text(completion))
@@ -156,6 +159,16 @@ class Sampler:
         everyone: list = [None] * self.place.world_size
         dist.all_gather_object(everyone, mine)
         return [Verdict(*fields) for part in everyone for fields in part]
+
+
+def refuse_no_numbers(completions: Sequence[Completion], engine: RolloutEngine) -> None:
+    """Raises DeadError for responses whose log-probs are NaN: the tokens beside them mean nothing."""
+    bad = sum(math.isnan(sum(completion.log_probs)) for completion in completions)
+    if bad:
+        raise DeadError(
+            f"{type(engine).__name__}: the log-probs of {bad} of {len(completions)} responses are no numbers: the policy's "
+            "logits are not finite"
+        )
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:

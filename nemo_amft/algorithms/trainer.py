@@ -21,11 +21,12 @@ from nemo_amft.algorithms.controllers.base import Observation
 from nemo_amft.algorithms.critic_step import add_gae, update_critic
 from nemo_amft.algorithms.evaluation import evaluate
 from nemo_amft.algorithms.losses import ValueLoss
-from nemo_amft.algorithms.meta_update import MetaUpdate
+from nemo_amft.algorithms.meta_update import MetaUpdate, weight_norm
 from nemo_amft.algorithms.methods.base import Demonstration, Group, Term
 from nemo_amft.algorithms.parts import Parts, Progression
 from nemo_amft.algorithms.sampling import rollout_metrics
 from nemo_amft.algorithms.update import UpdateResult, update_policy
+from nemo_amft.algorithms.vital_signs import DeadError, check_growth, check_step
 from nemo_amft.data.batching import Batch
 from nemo_amft.models.trainable import set_schedule
 from nemo_amft.observe import start_up
@@ -188,13 +189,21 @@ class Trainer:
 
     def count_skipped(self, grad_norm: float, metrics: dict[str, float]) -> None:
         """Count a step one of whose updates had a gradient that is not finite, and so changed nothing; give up after several in
-        a row."""
+        a row, and at once where the policy itself is lost (DeadError)."""
+        check_step(metrics, self.parts.vocabulary)
         finite = all(math.isfinite(x) for x in (grad_norm, metrics.get("grad_norm/value", 0.0)))
         self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
         self.progress.skipped_updates += not finite
         metrics["optimizer/skipped"] = float(self.progress.skipped_updates)
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise RuntimeError(f"{MAX_SKIPPED_IN_A_ROW} steps in a row had a gradient that is not finite: the run has diverged")
+            raise DeadError(f"{MAX_SKIPPED_IN_A_ROW} steps in a row had a gradient that is not finite")
+
+    def weigh_models(self) -> None:
+        """Before a checkpoint: raises DeadError where the weights say that it must not be written, and remembers their size."""
+        models = {"policy": self.parts.policy, "critic": self.parts.critic}
+        norms = {name: weight_norm(model) for name, model in models.items() if model is not None}
+        check_growth(norms, self.progress.weight_norms)
+        self.progress.weight_norms = norms
 
     # --- meta-gradient ----------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,10 @@ SHOWN = {
     "mu": ("mu", ".3f"),
     "entropy": ("entropy", ".3f"),
     "tokens_per_second/generation": ("tok/s", ",.0f"),
+    "optimizer/skipped": ("skipped", ".0f"),
 }
-"""Metrics on the line, in order, with their short names and formats. One that a method does not have is left out."""
+"""Metrics on the line, in order, with their short names and formats. One that a method does not have is left out, and so is the
+number of skipped steps while it is 0."""
 
 REDRAW_S = 0.2
 """Least time between two drawings of the moving line."""
@@ -69,7 +71,8 @@ class Progress:
         if self._tty:
             filled = round(20 * done / self._total) if self._total else 20
             parts.append("█" * filled + "░" * (20 - filled))
-        parts += [f"{name} {metrics[key]:{spec}}" for key, (name, spec) in SHOWN.items() if metrics.get(key) is not None]
+        shown = [key for key in SHOWN if metrics.get(key) is not None and (metrics[key] or key != "optimizer/skipped")]
+        parts += [f"{SHOWN[key][0]} {metrics[key]:{SHOWN[key][1]}}" for key in shown]
         seconds_a_step = (time.monotonic() - self._started) / max(1, done - self._first)
         parts.append(f"{_clock(seconds_a_step * (self._total - done))} left")
         return "  ".join(parts)

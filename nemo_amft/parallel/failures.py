@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nemo_amft.parallel import run_lock, signals
-from nemo_amft.types import UserError
+from nemo_amft.types import RunError, UserError
 
 FILE_NAME = "failure.txt"
 GRACE_S = 10.0
@@ -38,8 +38,9 @@ def forget(run_dir: Path) -> None:
 def shown_once(run_dir: Path, rank: int) -> Iterator[None]:
     """Context of everything that happens between the ranks' first meeting and their parting.
 
-    A UserError leaves as exit status 2 with its one line, any other exception as status 1 with the traceback; both are also
-    written to failure.txt. The process ends at once: clean-up that waits for other ranks could hang for ever.
+    A UserError leaves as exit status 2 with its one line, a RunError as status 1 with its own, any other exception as status 1
+    with the traceback; all are also written to failure.txt. The process ends at once: clean-up that waits for other ranks could
+    hang for ever.
     """
     _job[:] = [(run_dir, rank)]
     signals.when_terminated(_end_after_failure)
@@ -85,7 +86,7 @@ def _leave_with_stacks(rank: int) -> NoReturn:
 
 
 def _words(error: Exception, rank: int) -> str:
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | RunError):
         return f"nemo_amft: error: {' '.join(str(error).split())}"
     return f"nemo_amft: rank {rank} failed\n{''.join(traceback.format_exception(error))}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from nemo_amft.types import Request, RolloutEngine, SamplingParams, TokenSequence
@@ -39,14 +40,18 @@ def probe(
         )
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
-    differences = [
-        abs(float(ours) - theirs)
+    pairs = [
+        (float(ours), theirs)
         for sequence, log_probs in zip(sequences, policy_log_probs(sequences), strict=True)
         for ours, theirs, trained in zip(log_probs, sequence.behavior_log_probs, sequence.trained, strict=True)
         if trained
     ]
+    for side, values in (("policy", [ours for ours, _ in pairs]), ("rollout engine", [theirs for _, theirs in pairs])):
+        if bad := sum(math.isnan(value) for value in values):
+            raise RuntimeError(f"probe of the weight sync: {bad} of {len(values)} log-probs of the {side} are NaN")
+    differences = [abs(ours - theirs) for ours, theirs in pairs]
     mean, largest = sum(differences) / len(differences), max(differences)
-    if not mean <= tolerance:  # in this form NaN fails too
+    if not mean <= tolerance:  # in this form infinity less infinity fails too
         raise RuntimeError(
             f"rollout engine and policy disagree on the log-probs of {len(differences)} freshly drawn tokens: mean absolute "
             f"difference {mean:.3g} nats, largest {largest:.3g}, expected a mean of at most {tolerance:g} "

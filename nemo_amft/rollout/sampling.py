@@ -55,4 +55,5 @@ def _inverse_cdf(prob_BV: Tensor, uniform_B: Tensor) -> Tensor:
     total_B1 = cdf_BV[:, -1:]
     # Rounded up, the threshold could reach the total, beyond every token.
     threshold_B1 = torch.minimum(uniform_B[:, None] * total_B1, total_B1.nextafter(torch.zeros_like(total_B1)))
-    return torch.searchsorted(cdf_BV, threshold_B1, right=True)[:, 0]
+    # Of probabilities that are NaN nothing exceeds anything; their log-probs show it (Sampler refuses them).
+    return torch.searchsorted(cdf_BV, threshold_B1, right=True)[:, 0].clamp(max=prob_BV.size(-1) - 1)

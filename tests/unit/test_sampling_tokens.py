@@ -55,3 +55,10 @@ def test_uniforms_belong_to_their_seed_alone():
     assert torch.equal(uniforms([6], 7)[0], together[1])
     # A longer limit does not change what comes first.
     assert torch.equal(uniforms([6], 20)[0, :7], together[1])
+
+
+def test_logits_that_are_no_numbers_draw_a_token_of_the_vocabulary_whose_log_prob_shows_it():
+    logits = torch.full((2, 5), torch.nan)
+    tokens, log_prob = sample(logits, torch.tensor([0.0, 0.999], dtype=torch.float64), SamplingParams(1))
+    assert ((tokens >= 0) & (tokens < 5)).all()
+    assert log_prob.isnan().all()
