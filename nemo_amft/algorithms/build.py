@@ -123,7 +123,15 @@ def load_watched(config: Config, chat: ChatTemplate, taken: Mapping[str, object]
 
 
 def build_parts(
-    config: Config, run_dir: Path, place: Place, loggers: list, hub: HubModel, task: Task, chat: ChatTemplate, data: RunData
+    config: Config,
+    run_dir: Path,
+    place: Place,
+    loggers: list,
+    hub: HubModel,
+    task: Task,
+    chat: ChatTemplate,
+    data: RunData,
+    stop: Callable[[], str | None] = lambda: None,
 ) -> Parts:
     """Models, engine and streams: everything the trainer runs on."""
     c = config
@@ -167,6 +175,7 @@ def build_parts(
         writer=MetricsWriter(run_dir, loggers) if place.is_main else NullMetricsWriter(),
         progress=Progress(c.trainer.log_every, place.is_main),
         rollout_log=RolloutWriter(run_dir, c.trainer.save_rollouts, place.is_main),
+        stop=stop,
         vocabulary=hub.config.vocab_size,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,6 +59,8 @@ class Parts:
     writer: NullMetricsWriter
     progress: Progress
     rollout_log: RolloutWriter
+    stop: Callable[[], str | None]
+    """Why all ranks are to stop now, or None (signals.StopRequests.agreed). Collective."""
     vocabulary: int
     """Tokens that the policy chooses among."""
 
@@ -69,6 +72,10 @@ class Progression:
     warmup_step: int = 0
     step: int = 0
     target_entropy: float | None = None
+    critic_step: int = 0
+    """Steps of the critic's warm-up."""
+    validated: int = -1
+    """The last step whose evaluation is done: one that was broken off is made again by the run that continues."""
     accuracy: dict[str, float] = field(default_factory=dict)
     """Evaluations by name, kept for the summary: warmup, best, final."""
     seconds: float = 0.0

@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from nemo_amft.algorithms.build import build_parts, load_chat, load_data, load_model, on_main_first
 from nemo_amft.algorithms.meta_gradient import KeptDifference
 from nemo_amft.algorithms.parts import Parts, RunData
-from nemo_amft.algorithms.trainer import Trainer
+from nemo_amft.algorithms.trainer import Stopped, Trainer
 from nemo_amft.algorithms.vital_signs import DeadError
-from nemo_amft.algorithms.warmup import after_warm_up, warm_up
+from nemo_amft.algorithms.warmup import after_warm_up, warm_up, warm_up_critic
 from nemo_amft.config import launcher
 from nemo_amft.config.run_dir import prepare, refuse_foreign_files
 from nemo_amft.config.run_dir import run_dir as run_directory
@@ -68,8 +68,8 @@ def run(config: Config) -> int:
             write_atomically(run_dir / "config.yaml", yaml.safe_dump(resolved(config), sort_keys=False))
             show_setup(config, run_dir, data, chat)
         start_up.mark("data")
-        parts = build_parts(config, run_dir, place, loggers, hub, task, chat, data)
-        finished_now = Run(Trainer(parts), hub, started, stop).complete()
+        parts = build_parts(config, run_dir, place, loggers, hub, task, chat, data, stop.agreed)
+        finished_now = Run(Trainer(parts), hub, started).complete()
         close(parts)
         if not finished_now:
             signals.leave()
@@ -129,8 +129,8 @@ def finished_run(run_dir: Path, config: Config) -> dict[str, Any] | None:
 class Run:
     """A trainer with its checkpoints: continues where the run directory left off."""
 
-    def __init__(self, trainer: Trainer, hub: Any, started: float, stop: signals.StopRequests):
-        self.trainer, self.parts, self.hub, self.started, self.stop = trainer, trainer.parts, hub, started, stop
+    def __init__(self, trainer: Trainer, hub: Any, started: float):
+        self.trainer, self.parts, self.hub, self.started = trainer, trainer.parts, hub, started
         p = self.parts
         self.checkpoints = Checkpoints(p.run_dir / "checkpoints", p.config.checkpoint.keep, p.place)
         named = {"policy": p.policy, "critic": p.critic, "reference": p.reference}
@@ -150,48 +150,65 @@ class Run:
             ) from error
 
     def _complete(self) -> bool:
-        c, resumed = self.parts.config, self.resume()
-        progress = self.trainer.progress  # after the resume, which replaces it
+        resumed = self.resume()
         if self.must_stop():
             return False  # nothing new to save
-        if not progress.weight_norms:
+        if not self.trainer.progress.weight_norms:
             self.trainer.weigh_models()
-        # A resumed run that is past warm-up stays past it, also where warmup.steps was raised meanwhile.
-        for w in warm_up(self.trainer) if progress.target_entropy is None else ():
-            stop = self.must_stop()
-            # Also after the last: the critic's warm-up and the first evaluation are to come, and take long.
-            if stop or self.due(w + 1) or (c.checkpoint.every and w + 1 == c.warmup.steps):
-                self.save()
-            if stop:
+        try:
+            if not self._all_steps(resumed):
                 return False
-        if progress.target_entropy is None:
-            after_warm_up(self.trainer)
+        except Stopped as stopped:  # in an evaluation, which the run that continues makes
+            self._say_stopping(str(stopped))
             self.save()
-            if self.must_stop():
-                return False
-        elif resumed:
-            self.trainer.sync()
-        for t in self.trainer.train():
-            last = t + 1 == c.trainer.max_steps
-            stop = not last and self.must_stop()
-            if stop or last or self.due(t + 1):
-                self.save()
-            if stop:
-                return False
+            return False
         self.finish()
         return True
 
-    def due(self, steps: int) -> bool:
-        """Whether a checkpoint is due after so many steps of a phase."""
-        every = self.parts.config.checkpoint.every
-        return every > 0 and steps % every == 0
+    def _all_steps(self, resumed: bool) -> bool:
+        """Warm-up, the critic's, the first evaluation, training. False where it was asked to stop, and has saved."""
+        trainer, c = self.trainer, self.parts.config
+        progress = trainer.progress
+        # A resumed run that is past warm-up stays past it, also where warmup.steps was raised meanwhile.
+        for w in warm_up(trainer) if progress.target_entropy is None else ():
+            # Also after the last: the critic's warm-up and the first evaluation are to come, and take long.
+            if self.stops_after(w + 1, save=c.checkpoint.every > 0 and w + 1 == c.warmup.steps):
+                return False
+        if progress.target_entropy is None:
+            after_warm_up(trainer)
+        elif resumed:
+            trainer.sync()
+        for i in warm_up_critic(trainer):
+            if self.stops_after(i + 1):
+                return False
+        before = progress.validated
+        trainer.validate_if_due()
+        if progress.validated != before and self.stops_after(0, save=True):
+            return False
+        for t in trainer.train():
+            if t + 1 == c.trainer.max_steps:
+                self.save()
+            elif self.stops_after(t + 1):
+                return False
+        return True
+
+    def stops_after(self, steps: int, save: bool = False) -> bool:
+        """At a boundary, after so many steps of a phase: save where a checkpoint is due, or `save` says so. Returns whether the
+        run is to stop, and then has saved in any case."""
+        stop, every = self.must_stop(), self.parts.config.checkpoint.every
+        if stop or save or (every > 0 and steps > 0 and steps % every == 0):
+            self.save()
+        return stop
 
     def must_stop(self) -> bool:
         """Whether a signal or the clock asks any rank to stop. At a step boundary, on every rank."""
-        reason = self.stop.agreed()
+        reason = self.parts.stop()
         if reason is not None:
-            self.parts.progress.message(f"stopping, {reason}: the same command continues (exit status {signals.STATUS})")
+            self._say_stopping(reason)
         return reason is not None
+
+    def _say_stopping(self, reason: str) -> None:
+        self.parts.progress.message(f"stopping, {reason}: the same command continues (exit status {signals.STATUS})")
 
     # --- checkpoints ------------------------------------------------------------------------------------------------------
 
@@ -210,7 +227,8 @@ class Run:
         }
         with p.timers("checkpoint"):
             state = self.trainer.state_dict() | {"layout": layout(p.place, p.policy)}
-            ticks = self.trainer.progress.warmup_step + self.trainer.progress.step
+            progress = self.trainer.progress
+            ticks = progress.warmup_step + progress.critic_step + progress.step
             self.checkpoints.save(ticks, self.models, state, rank_state)
 
     def resume(self) -> bool:
@@ -238,8 +256,10 @@ class Run:
         progress = self.trainer.progress
         if progress.target_entropy is None:
             p.writer.rewind("warmup", progress.warmup_step)
+        elif progress.validated < 0:
+            p.writer.rewind("warmup", p.config.warmup.steps + progress.critic_step)
         else:
-            p.writer.rewind("train", progress.step)
+            p.writer.rewind("train", progress.step, progress.validated)
         p.progress.message(f"resumed from {path}")
         return True
 

@@ -37,6 +37,10 @@ from nemo_amft.types import Example, MetaGradient, SamplingParams, TokenSequence
 MAX_SKIPPED_IN_A_ROW = 10
 
 
+class Stopped(Exception):
+    """Work that was broken off, and is made anew by the run that continues. Its text is the reason."""
+
+
 class Trainer:
     """Runs Algorithm 2 over its parts. Every rank runs the same code; decisions come from numbers that all ranks share."""
 
@@ -71,9 +75,7 @@ class Trainer:
             metrics = self.train_step(t)
             self.log("train", t, metrics)
             self.progress.step += 1
-            last = self.progress.step == c.trainer.max_steps
-            if last or (c.validation.every and self.progress.step % c.validation.every == 0):
-                self.validate(self.progress.step, final=last)
+            self.validate_if_due()
             yield t
 
     def train_step(self, t: int) -> dict[str, float]:
@@ -230,6 +232,11 @@ class Trainer:
         }
         return meta
 
+    def stop_if_asked(self) -> None:
+        """Raises Stopped where a signal or the clock asks any rank to stop, in what is longer than a step. Collective."""
+        if (reason := self.parts.stop()) is not None:
+            raise Stopped(reason)
+
     # --- shared -----------------------------------------------------------------------------------------------------------
 
     def demonstrations(self, n: int) -> list[Demonstration]:
@@ -285,6 +292,14 @@ class Trainer:
         found = self.parts.policy.log_probs(Batch.whole(sequences))
         return [values.tolist() for values in found]
 
+    def validate_if_due(self) -> None:
+        """The evaluation of the present policy, where one is due that has not been made. Raises Stopped."""
+        step, every = self.progress.step, self.config.validation.every
+        first, last = step == 0, step == self.config.trainer.max_steps
+        if step > self.progress.validated and (first or last or (every and step % every == 0)):
+            self.validate(step, final=first or last)
+            self.progress.validated = step
+
     def validate(self, step: int, final: bool) -> None:
         """Accuracy of theta_step on D_val; at the start and the end also on the test problems, which nothing else sees (a task
         without any has D_val's again), and on the task's problems out of distribution. Benchmarks come at the start and the end
@@ -299,6 +314,7 @@ class Trainer:
         metrics: dict[str, float] = {}
         with self.awake(), p.timers("validation"):
             for name, examples in sets.items():
+                self.stop_if_asked()
                 found, groups = evaluate(
                     p.sampler, name, examples, v.samples, self.config.rollout.max_new_tokens, v.temperature
                 )
@@ -358,8 +374,10 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        p = self.parts
-        self.progress = Progression(**state["progress"])
+        p, progress = self.parts, state["progress"]
+        if progress["target_entropy"] is not None:  # of a run that did not count these yet, and saved when they were done
+            progress = {"critic_step": self.config.critic.warmup_steps, "validated": progress["step"]} | progress
+        self.progress = Progression(**progress)
         p.controller.load_state_dict(state["controller"])
         p.method.load_state_dict(state["method"])
         for name, stream in p.streams.items():

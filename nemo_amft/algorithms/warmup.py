@@ -38,7 +38,7 @@ def warm_up(trainer: Trainer) -> Iterator[int]:
 
 
 def after_warm_up(trainer: Trainer) -> None:
-    """H*, the critic's start from the warmed-up policy, and the first evaluation of theta_0."""
+    """H*, and the critic's start from the warmed-up policy."""
     p, c = trainer.parts, trainer.config
     WarmUpSelection(trainer).hand_over()
     trainer.sync()
@@ -48,8 +48,6 @@ def after_warm_up(trainer: Trainer) -> None:
         p.critic.copy_body_from(p.policy)
     if p.reference is not None:
         _copy_weights(p.policy, p.reference)
-    _warm_up_critic(trainer)
-    trainer.validate(0, final=True)
 
 
 def target_entropy(trainer: Trainer) -> float:
@@ -73,14 +71,15 @@ def target_entropy(trainer: Trainer) -> float:
     return mean
 
 
-def _warm_up_critic(trainer: Trainer) -> None:
-    """The critic alone learns from rollouts of theta_0: the first advantages should mean something (Open-Reasoner-Zero)."""
+def warm_up_critic(trainer: Trainer) -> Iterator[int]:
+    """The critic alone learns from rollouts of theta_0: the first advantages should mean something (Open-Reasoner-Zero). Yields
+    after each step, for the caller to checkpoint."""
     p, c = trainer.parts, trainer.config
-    if p.critic is None or c.critic.warmup_steps == 0:
+    if p.critic is None or trainer.progress.critic_step >= c.critic.warmup_steps:
         return
-    p.progress.start("critic warm-up", c.critic.warmup_steps)
+    p.progress.start("critic warm-up", c.critic.warmup_steps, trainer.progress.critic_step)
     set_schedule(p.critic.scheduler(c.critic.optim.lr, 0.0, c.critic.warmup_steps, 0.0, "constant"), 0)
-    for i in range(c.critic.warmup_steps):
+    for i in range(trainer.progress.critic_step, c.critic.warmup_steps):
         with trainer.awake():
             prompts = p.streams["prompts"].take(c.data.prompts_per_step)
             groups = trainer.roll_out("critic", i, prompts, c.data.samples_per_prompt)
@@ -92,6 +91,8 @@ def _warm_up_critic(trainer: Trainer) -> None:
         trainer.count_tokens(groups, terms)
         metrics["data/samples"] = float(sum(len(group.samples) for group in groups))
         trainer.log("warmup", c.warmup.steps + i, metrics, i)
+        trainer.progress.critic_step += 1
+        yield i
 
 
 @torch.no_grad()

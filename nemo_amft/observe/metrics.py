@@ -56,7 +56,7 @@ class NullMetricsWriter:
     def write(self, phase: Phase, step: int, metrics: Mapping[str, float]) -> None:
         """Append one record."""
 
-    def rewind(self, phase: Literal["warmup", "train"], step: int) -> None:
+    def rewind(self, phase: Literal["warmup", "train"], step: int, validated: int | None = None) -> None:
         """Forget what was recorded of (phase, step) and later."""
 
     def close(self) -> None:
@@ -99,13 +99,15 @@ class MetricsWriter(NullMetricsWriter):
             with side_output(type(logger).__name__):
                 logger.log_metrics(scalars, step=step)
 
-    def rewind(self, phase: Literal["warmup", "train"], step: int) -> None:
-        """Drop every record that a run resumed at (phase, step) will write again, warm-up being before training."""
+    def rewind(self, phase: Literal["warmup", "train"], step: int, validated: int | None = None) -> None:
+        """Drop every record that a run resumed at (phase, step) will write again, warm-up being before training. `validated`:
+        the last step whose evaluation is not made again, where that is not `step`."""
 
         def is_past(record: Record) -> bool:
             if phase == "warmup":
                 return record["phase"] == "warmup" and record["step"] < step
-            kept_up_to = step if record["phase"] == "validation" else step - 1
+            last_evaluation = step if validated is None else validated
+            kept_up_to = last_evaluation if record["phase"] == "validation" else step - 1
             return record["phase"] == "warmup" or record["step"] <= kept_up_to
 
         self._file.close()

@@ -6,6 +6,7 @@ heard also while the main thread is stuck. The ranks agree on a request at the n
 run then saves and leaves with `STATUS`.
 
     SIGUSR1, SIGTERM    save at the next step boundary and stop; SIGTERM after another rank's failure: end at once
+    SIGTERM again       end at once, with the stacks of all threads: the boundary may never come, beside a rank that is dead
     SIGUSR2             print the stacks of all threads and go on
 """
 
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from nemo_amft.config import launcher
 from nemo_amft.parallel import run_lock
 from nemo_amft.types import UserError
 
@@ -33,8 +35,13 @@ _STOP = (signal.SIGUSR1, signal.SIGTERM)
 _HEARD = (*_STOP, signal.SIGUSR2)
 _STARTED = time.time()
 
+APART_S = 5.0
+"""A launcher may pass a signal on that its processes have had: two within this time are one."""
+
 _asked = threading.Event()
 _on_term: list[Callable[[], None]] = []
+_terminated: list[float] = []
+"""When SIGTERM came."""
 
 
 def listen() -> None:
@@ -73,6 +80,13 @@ def _hear(number: int) -> None:
     if number == signal.SIGTERM:
         for action in _on_term:
             action()
+        _terminated.append(time.monotonic())
+        if _terminated[-1] - _terminated[0] > APART_S:
+            print_stacks(f"process {os.getpid()}, which was asked to end twice")
+            os._exit(1)
+    if not _asked.is_set() and launcher.rank() == 0:
+        # Not by print: a handler may have interrupted one.
+        os.write(2, f"nemo_amft: {signal.Signals(number).name}: stopping at the next step boundary\n".encode())
     _asked.set()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from nemo_amft.algorithms.build import build_parts, load_data, load_model
 from nemo_amft.algorithms.run import Run, close
 from nemo_amft.algorithms.trainer import Trainer
-from nemo_amft.algorithms.warmup import after_warm_up, warm_up
+from nemo_amft.algorithms.warmup import after_warm_up, warm_up, warm_up_critic
 from nemo_amft.config.schema import Config
 from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.observe.metrics import Record, read_metrics
@@ -65,6 +65,9 @@ def run_all(configs: dict[str, Config], folder: Path) -> dict[str, list[Record]]
         for _ in warm_up(trainer):
             pass
         after_warm_up(trainer)
+        for _ in warm_up_critic(trainer):
+            pass
+        trainer.validate_if_due()
         for _ in trainer.train():
             pass
         close(parts)
@@ -96,9 +99,9 @@ def run_once(config: Config, folder: Path, stop: StopRequests) -> bool:
     hub = load_model(config, folder, place)
     chat = ChatTemplate(hub.tokenizer, config.data.max_demonstration_tokens)
     task = config.task.build(config.data, config.trainer.seed)
-    parts = build_parts(config, folder, place, [], hub, task, chat, load_data(config, task, chat))
+    parts = build_parts(config, folder, place, [], hub, task, chat, load_data(config, task, chat), stop.agreed)
     try:
-        return Run(Trainer(parts), hub, time.monotonic(), stop).complete()
+        return Run(Trainer(parts), hub, time.monotonic()).complete()
     except Killed:
         return False
     finally:

@@ -110,8 +110,9 @@ TWO_STAGES = ("method=sft_then_rl", "warmup.select_every=1", "warmup.steps=6", "
 
 @pytest.mark.parametrize(
     ("at", "kill"),
-    [(3, False), (6, True), (9, True)],
-    ids=["stopped_in_the_first_stage", "killed_after_a_better_step_than_the_checkpoints", "killed_in_the_second_stage"],
+    # Boundaries: the start, six steps, three sets of the first evaluation, its end, the first step of the second stage.
+    [(9, False), (6, True), (12, True)],
+    ids=["stopped_in_the_evaluation", "killed_after_a_better_step_than_the_checkpoints", "killed_in_the_second_stage"],
 )
 def test_two_stages_continue_in_the_middle_and_hand_over_the_best_step(two_stages, tmp_path, at, kill):
     config, whole = two_stages
@@ -119,6 +120,18 @@ def test_two_stages_continue_in_the_middle_and_hand_over_the_best_step(two_stage
     assert not finished
     assert run_ranks(1, method_steps.run_once, config, tmp_path, StopRequests()) == [True]
     assert list(differences(whole, read_metrics(tmp_path))) == []
+
+
+def test_a_stop_in_the_critics_warm_up_is_heard_and_continued_from(tmp_path):
+    small = [*SMALL, "trainer.devices=1", "model.tensor_model_parallel_size=1", "trainer.max_steps=1"]
+    config = load(["--config-name", "quickstart", *small, "method=ppo", "critic.warmup_steps=4"], check=False)
+    for folder, stop in (("whole", StopRequests()), ("broken", StopRequests(config.warmup.steps + 3))):
+        (finished,) = run_ranks(1, method_steps.run_once, config, tmp_path / folder, stop)
+        assert finished == (folder == "whole")
+    made = [record["step"] for record in read_metrics(tmp_path / "broken")]
+    assert made == list(range(config.warmup.steps + 2))  # two of the critic's four
+    assert run_ranks(1, method_steps.run_once, config, tmp_path / "broken", StopRequests()) == [True]
+    assert list(differences(read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "broken"))) == []
 
 
 @pytest.fixture(scope="module")

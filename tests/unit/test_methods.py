@@ -180,7 +180,7 @@ def test_srft_has_four_parts():
     method, _ = method_and_controller("srft")
     sft, demonstration, own = method.compose(0, GROUPS, [])
     assert [t.name for t in (sft, demonstration, own)] == ["sft", "demonstration", "rl"]
-    assert len({*sft.loss.metrics, *demonstration.loss.metrics, *own.loss.metrics}) == 8, "metrics collide"
+    assert len({*sft.loss.metrics, *demonstration.loss.metrics, *own.loss.metrics}) == 9, "metrics collide"
     assert own.batch.per_sequence["correct"] == [0.0] * 4 + [1.0, 0.0, 0.0, 1.0] + [1.0] * 4
     none, some, every = demonstration.batch.per_sequence["advantage"]
     assert none == pytest.approx(0.8 / math.sqrt((4 * 0.2**2 + 0.8**2) / 4), abs=1e-4)

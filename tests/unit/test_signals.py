@@ -139,6 +139,20 @@ def test_sigterm_without_a_failure_is_a_request(tmp_path):
     assert process.communicate(timeout=60)[0] == "went on\n"
 
 
+def test_a_second_sigterm_ends_a_rank_that_waits_for_a_dead_one_and_shows_where(tmp_path):
+    process = _start("signals.APART_S = 0.5\n" + textwrap.dedent(WAITS_IN_C), tmp_path, 60)
+    process.stdout.readline()
+    process.terminate()
+    time.sleep(0.1)
+    process.terminate()  # passed on by a launcher: the same request
+    time.sleep(0.6)
+    assert process.poll() is None
+    process.terminate()
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert error.startswith("nemo_amft: SIGTERM: stopping at the next step boundary\n--- stacks of process")
+
+
 def test_when_one_rank_hangs_the_others_show_their_stacks_too(tmp_path):
     hangs = _start(
         """
