@@ -84,7 +84,7 @@ def _fill(text: str | None) -> float:
 def main() -> None:
     """Entry point."""
     arguments = ["search=" if argument == "--search" else argument for argument in sys.argv[1:]]
-    load.main(plan, __doc__ or "", own=("gpu", "fill", "search"), check=False, nemo=False, arguments=arguments)
+    load.main(plan, __doc__ or "", own=("gpu", "fill", "search"), check=False, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -54,11 +54,11 @@ def evaluate_run(config: Config, checkpoint: str | None) -> int:
     run_dir = run_directory(config.exp_manager)
     refuse_foreign_files(run_dir)
     run_lock.hold(run_dir)
-    prepare(config)
     if launcher.rank() == 0:
         failures.forget(run_dir)
     place = groups.initialize(config.model, config.trainer.seed, config.trainer.phase_timeout_s)
     with failures.shown_once(run_dir, place.rank):
+        prepare(config)
         task = config.task.build(config.data, config.trainer.seed) if mathematical is None else None
         images = None if task is None else images_of(task, task_problems(task)["test"])
         hub = load_model(config, run_dir, place, trained=images is None)

@@ -54,7 +54,6 @@ def run(config: Config) -> int:
         return 0
     refuse_foreign_files(run_dir)
     run_lock.hold(run_dir)
-    loggers = prepare(config)
     if launcher.rank() == 0:
         failures.forget(run_dir)
     place = groups.initialize(config.model, config.trainer.seed, config.trainer.phase_timeout_s)
@@ -68,6 +67,8 @@ def run(config: Config) -> int:
             write_atomically(run_dir / "config.yaml", yaml.safe_dump(resolved(config), sort_keys=False))
             show_setup(config, run_dir, data, chat)
         start_up.mark("data")
+        loggers = prepare(config)
+        start_up.mark("loggers")
         parts = build_parts(config, run_dir, place, loggers, hub, task, chat, data, stop.agreed)
         finished_now = Run(Trainer(parts), hub, started).complete()
         close(parts)

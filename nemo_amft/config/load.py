@@ -1,7 +1,7 @@
 """The way into every entry point: compose, validate, check, run. A user's mistake is one line on stderr and exit status 2.
 
-Mistakes are found with hydra alone, in about a second. NeMo's hydra_runner, whose import takes several (it brings torch,
-lightning and megatron), then composes the same configuration for the run itself.
+By hydra alone, in about a second. NeMo, whose import takes nine seconds of processor time (it brings torch, lightning and
+megatron), comes in where its exp_manager makes the run directory (run_dir.py), and only on rank 0, which alone writes there.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
-
-from omegaconf import DictConfig
 
 from nemo_amft.config import command_line, launcher, rules
 from nemo_amft.config.command_line import CommandLine
@@ -34,14 +32,12 @@ def main(
     *,
     own: Sequence[str] = (),
     check: bool = True,
-    nemo: bool = True,
     arguments: Sequence[str] | None = None,
 ) -> NoReturn:
     """Run `entry(config, **own)` on the configuration of the command line and leave the process with its status.
 
     `own`: arguments that are the entry point's and no keys of the configuration; they arrive as strings, where given.
     `check`: apply the rules (off for an entry point that reports broken rules itself).
-    `nemo`: compose the final configuration by NeMo's hydra_runner (off for tools that must answer at once).
     """
     quiet_libraries()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -51,18 +47,18 @@ def main(
         sys.exit(0)
     try:
         given = _take(arguments, own)
-        config = load(arguments, check=check, nemo=nemo, module=module)
+        config = load(arguments, check=check, module=module)
         sys.exit(entry(config, **given) or 0)
     except UserError as error:
         report(error)
         sys.exit(2)
 
 
-def load(arguments: Sequence[str], *, check: bool = True, nemo: bool = False, module: str = "nemo_amft.train") -> Config:
+def load(arguments: Sequence[str], *, check: bool = True, module: str = "nemo_amft.train") -> Config:
     """The configuration that `arguments` describe. Raises UserError; see `main`."""
     line, composed = command_line.composed(command_line.parse(arguments))
     if line.shows:
-        _compose_by_nemo(line)  # prints
+        _print_by_nemo(line)
         sys.exit(0)
     config = validate(composed)
     if check:
@@ -70,7 +66,7 @@ def load(arguments: Sequence[str], *, check: bool = True, nemo: bool = False, mo
     if module in SAY_IDLE and launcher.rank() == 0:
         for note in idle(config, line.given()):
             print(f"nemo_amft: note: {note}", file=sys.stderr, flush=True)
-    return validate(_compose_by_nemo(line)) if nemo else config
+    return config
 
 
 def report(error: UserError) -> None:
@@ -79,23 +75,15 @@ def report(error: UserError) -> None:
         print(f"nemo_amft: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 
 
-def _compose_by_nemo(line: CommandLine) -> DictConfig:
+def _print_by_nemo(line: CommandLine) -> None:
+    """What hydra prints of a configuration instead of running it (--cfg job), by NeMo's hydra_runner."""
     hydra_runner = _import_hydra_runner()
-    found: list[DictConfig] = []
-
-    # hydra's handler around a task shortens tracebacks and exits with 1, so ours only hands out the configuration.
-    def keep(composed: DictConfig) -> None:
-        found.append(composed)
-
     before = sys.argv
     sys.argv = [before[0], *line.argv()]
     try:
-        hydra_runner(config_path=str(line.folder), config_name=line.name)(keep)()
+        hydra_runner(config_path=str(line.folder), config_name=line.name)(lambda composed: None)()
     finally:
         sys.argv = before
-    # hydra_runner sends every library's INFO lines, of every rank, to stdout.
-    logging.getLogger().setLevel(logging.WARNING)
-    return found[0] if found else DictConfig({})
 
 
 def _import_hydra_runner() -> Callable[..., Any]:

@@ -49,10 +49,10 @@ def refuse_foreign_files(path: Path) -> None:
 
 
 def prepare(config: Config) -> list[Any]:
-    """Make the run directory, new or to be continued. Returns Lightning's loggers; every rank calls this.
-
-    The loggers (`log_metrics(metrics, step)`, `log_hyperparams`, `finalize`) write on rank 0 only and do nothing elsewhere.
+    """Make the run directory, new or to be continued. Returns Lightning's loggers, none on ranks but 0, which do not write.
     """
+    if launcher.rank() != 0:
+        return []
     path = run_dir(config.exp_manager)
     with _quiet():
         from lightning.pytorch import Trainer
@@ -72,8 +72,7 @@ def prepare(config: Config) -> list[Any]:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        # That Trainer takes every process that srun starts for rank 0, and the loggers go by this.
-        rank_zero_only.rank = launcher.rank()
+        rank_zero_only.rank = 0  # the loggers go by this
         # exp_manager's check_resume looks for Lightning's checkpoints and moves every file of a run directory in use,
         # metrics.jsonl included, to run_0/. Resuming is the trainer's own affair here.
         with mock.patch.object(nemo, "check_resume"), _masked_argv():
@@ -83,8 +82,8 @@ def prepare(config: Config) -> list[Any]:
 
 def _wandb_id(ours: ExpManagerConfig, path: Path) -> dict[str, str]:
     """WandbLogger's arguments that let a job that continues a run continue its W&B run too, instead of starting another: an id
-    that is kept in the run directory. Nothing where the user gave an id, and on ranks that do not log."""
-    if not ours.create_wandb_logger or "id" in ours.wandb_logger_kwargs or launcher.rank() != 0:
+    that is kept in the run directory. Nothing where the user gave an id."""
+    if not ours.create_wandb_logger or "id" in ours.wandb_logger_kwargs:
         return {}
     file = path / "wandb_id.txt"
     if not file.exists():
