@@ -59,6 +59,7 @@ def prepare(config: Config) -> list[Any]:
         from lightning.pytorch.plugins.environments import LightningEnvironment
         from lightning.pytorch.utilities import rank_zero_only
         from nemo.utils import exp_manager as nemo
+        from nemo.utils import logging as nemo_logging
 
         trainer = Trainer(
             accelerator="cpu",
@@ -77,6 +78,9 @@ def prepare(config: Config) -> list[Any]:
         # metrics.jsonl included, to run_0/. Resuming is the trainer's own affair here.
         with mock.patch.object(nemo, "check_resume"), _masked_argv():
             nemo.exp_manager(trainer, _settings(config.exp_manager, path, _wandb_id(config.exp_manager, path)))
+        # Both would hand on what every library says, at INFO.
+        nemo_logging.setLevel(logging.ERROR)
+        logging.getLogger().setLevel(logging.WARNING)
     return list(trainer.loggers)
 
 
