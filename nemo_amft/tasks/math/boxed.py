@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_BOX_OR_BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|[{}]", re.DOTALL)
 _BARE = re.compile(r"[^\s$]+")
 
 
@@ -28,3 +30,27 @@ def last_boxed(text: str) -> str | None:
         if depth == 0:
             return text[begin + 1 : mark.start()].strip()
     return None
+
+
+def boxes(text: str) -> list[tuple[int, int]]:
+    """(begin, end) of what each closed box of `text` holds, in their order, without those inside others."""
+    found, opened = [], []
+    for mark in _BOX_OR_BRACE.finditer(text):
+        if mark["box"] or mark.group() == "{":
+            opened.append((bool(mark["box"]), mark.end()))
+        elif mark.group() == "}" and opened:
+            is_box, begin = opened.pop()
+            if is_box:
+                while found and found[-1][0] > begin:
+                    found.pop()
+                found.append((begin, mark.start()))
+    return found
+
+
+def with_boxes(text: str, change: Callable[[str], str]) -> str:
+    """`text` with what each box holds put through `change`."""
+    parts, at = [], 0
+    for begin, end in boxes(text):
+        parts += [text[at:begin], change(text[begin:end])]
+        at = end
+    return "".join([*parts, text[at:]])

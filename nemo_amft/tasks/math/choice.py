@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from nemo_amft.data.golds import split_golds
 from nemo_amft.tasks.math.boxed import last_boxed
-from nemo_amft.tasks.math.normalise import normalise
+from nemo_amft.tasks.math.labels import option
 from nemo_amft.tasks.math.verifier import final_part
 from nemo_amft.types import Verdict
-
-_LABEL = re.compile(r"\(?(?P<label>[A-Za-z]|\d{1,2})(?P<end>\)[.:]?|[.:](?!\d))?(?P<rest>.*)", re.DOTALL)
-_OTHER = re.compile(r"(?:^|[,;/&]|\bor|\band)\s*(?:\([A-Z]\)|[A-Z][).:])")
-"""Another option's label: who names two has not chosen."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +30,9 @@ class ChoiceVerifier:
         boxed = None if text is None else last_boxed(text)
         if boxed is None:
             return Verdict(0.0, False, detail="thoughts not closed" if text is None else "no box")
-        chosen = label(boxed)
+        chosen = option(boxed)
         correct = chosen is not None and any(_matches(gold.strip().upper(), chosen) for gold in split_golds(answer))
         return Verdict(float(correct), correct, detail="" if chosen else "no option named")
-
-
-def label(boxed: str) -> str | None:
-    """The letter (upper case) or number of the option that a box names, or None where it names none, or more than one."""
-    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf|mbox|boxed)\s*\{([^{}]*)\}", r"\1", boxed[:1000]).replace("$", "").strip()
-    match = _LABEL.fullmatch(text)
-    if match is None or _OTHER.search(match["rest"].strip()):
-        return None
-    if match["rest"] and not match["end"]:
-        return None  # a word, or "A and B"
-    return normalise(match["label"]).upper()
 
 
 def _matches(gold: str, chosen: str) -> bool:

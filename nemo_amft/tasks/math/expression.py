@@ -18,15 +18,16 @@ MAX_LETTERS = 2
 MAX_BITS = 4096
 """Size of a power of two numbers."""
 DIGITS = 50
-TOLERANCE, ZERO = 1e-30, 1e-45
-"""Relative difference, and what is left of an exact 0, in computing with that many digits."""
+TOLERANCE, ZERO = 1e-30, 1e-90
+"""Relative difference, and what is left of an exact 0, in computing with that many digits: sympy adds digits until so many are
+certain, or it has 100."""
 
 _TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\[a-zA-Z]+|[a-zA-Z]|[-+*/^_(){}\[\]])")
 _FUNCTIONS = ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "ln", "log", "exp")
 _CLOSES = {"(": ")", "{": "}", "[": "]"}
 _CONSTANTS = ("e", "E", "i", "I", "j")
 CLEARLY = 1e-3
-_POINTS = ((0.7391, 1.6180), (-1.3247, 0.5671), (2.2360, -0.9159))
+_POINTS = (("0.7391", "1.6180"), ("-1.3247", "0.5671"), ("2.2360", "-0.9159"))
 """Where formulas are compared. Signs are mixed, so that sqrt(x^2) is not x; those of the first are positive."""
 
 
@@ -78,7 +79,7 @@ def differ(one: str, other: str) -> bool:
     if len(letters) > MAX_LETTERS or any(letter.name in _CONSTANTS for letter in letters):
         return False
     sizes = _sizes((difference, a, b), letters, _POINTS[0] if letters else ())
-    return sizes is not None and sizes[0] > CLEARLY * (1e-2 + sizes[1] + sizes[2])
+    return sizes is not None and sizes[0] > CLEARLY * (sizes[1] + sizes[2])
 
 
 def _letters(*values: Any) -> list[Any]:
@@ -86,11 +87,11 @@ def _letters(*values: Any) -> list[Any]:
     return sorted(found, key=lambda letter: letter.name)
 
 
-def _sizes(values: Sequence[Any], letters: Sequence[Any], point: Sequence[float]) -> list[float] | None:
+def _sizes(values: Sequence[Any], letters: Sequence[Any], point: Sequence[str]) -> list[float] | None:
     """Absolute values with `point` put in for the letters, or None where one has none. Not a number stays that."""
     import sympy
 
-    at = dict(zip(letters, (sympy.Float(str(value), DIGITS) for value in point), strict=False))
+    at = dict(zip(letters, map(sympy.Rational, point), strict=False))
     try:
         return [abs(complex(sympy.N(value.subs(at), DIGITS))) for value in values]
     except (TypeError, ValueError, OverflowError):
@@ -153,6 +154,8 @@ class _Parser:
                 value = self.mixed(value)
             elif token in ("+", "-", *_CLOSES.values(), "^", "_"):
                 break
+            elif token[0] in ".0123456789" and self.tokens[self.at - 1][0] in ".0123456789":
+                raise Unreadable("digits apart")
             else:
                 value = value * self.power()
         return value

@@ -32,13 +32,17 @@ _RULES: list[tuple[re.Pattern[str], str]] = [
         # Words behind a number are its unit; a text that stands alone is the answer.
         (r"(?<=[\d})])\s*\\(?:text|textrm|mathrm|rm|mbox)\s*\{[^{}]*\}(?:\^\{?\d\}?)?\s*$", ""),
         (rf"(?<=[\d}})])\s*{_UNIT}\s*$", ""),
-        (r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}", r" \1 "),
+        (r"\\(?:text(?:rm|bf|it|sf|tt)?|math(?:rm|bf|it|sf|tt)|mbox|operatorname)\s*\{([^{}]*)\}", r" \1 "),
+        (r"\{\s*\\(?:rm|bf|it|sf|tt)(?![a-zA-Z])([^{}]*)\}", r" \1 "),
     )
 ]
 
 _NAMED = re.compile(r"[A-Za-z](?:_\{?\w+\}?)?=(?=[^=<>]+$)")
 """A name in front of a value, as in x=5."""
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_BLANKS = re.compile(r"(?<=\d)(\s)\s*(?=\.?\d)|\s+")
+_GROUPS = re.compile(r"(?<![\d.,])(?<!\d )[1-9]\d{0,2}(?: \d{3})+(?![\d.]| \d)")
+"""A number in groups of three, as in 10 000. Other digits that stand apart are none: 1 1 is not 11."""
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _DECIMAL = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?")
 _SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)[eE]([+-]?\d+)")
 _RATIO = re.compile(r"([+-]?)(\d+)/(\d+)")
@@ -54,10 +58,11 @@ def normalise(answer: str) -> str:
     number is compared with a number. What it cannot read stays as it is.
     """
     text = "".join(map(_ascii, answer)).strip()
-    text = _undelimited(text)
+    text = undelimited(text)
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
-    text = "".join(text.replace("$", "").split()).rstrip(".")
+    text = _BLANKS.sub(lambda blank: " " if blank[1] else "", text.replace("$", "")).strip().rstrip(".")
+    text = _GROUPS.sub(lambda number: number[0].replace(" ", ""), text)
     text = _NAMED.sub("", text, count=1) if _NAMED.match(text) else text
     for _ in range(MAX_WRAPS):
         text = text[1:-1] if _is_wrapped(text) else text
@@ -88,7 +93,8 @@ def _ascii(character: str) -> str:
     return character if value is None else str(value)
 
 
-def _undelimited(text: str) -> str:
+def undelimited(text: str) -> str:
+    """`text` without the dollar signs, or \\(, \\[ and their like, around all of it."""
     for opened, closed in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
         inner = text[len(opened) : -len(closed)]
         if len(text) > len(opened) + len(closed) and text.startswith(opened) and text.endswith(closed) and opened not in inner:

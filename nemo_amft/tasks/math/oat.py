@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,11 @@ from typing import Any
 from nemo_amft.data.golds import split_golds
 from nemo_amft.tasks.math.boxed import last_boxed
 from nemo_amft.tasks.math.expression import differ, same_value
-from nemo_amft.tasks.math.normalise import normalise
-from nemo_amft.tasks.math.verifier import final_part, parse_gold
+from nemo_amft.tasks.math.labels import names_gold
+from nemo_amft.tasks.math.normalise import normalise, undelimited
+from nemo_amft.tasks.math.numerals import numeral, without_percent
+from nemo_amft.tasks.math.readings import read_answer, same
+from nemo_amft.tasks.math.verifier import final_part
 from nemo_amft.types import Verdict
 
 LONG, TOO_LONG = 128, 4096
@@ -41,7 +43,7 @@ class OatVerifier:
         self.__dict__.update(state)
         self.__post_init__()
         agrees("x+1", "1 + x")
-        parse_gold("0")
+        read_answer("0")
 
     def __call__(self, answer: str, response: str, finished: bool) -> Verdict:
         """See Verifier."""
@@ -60,14 +62,31 @@ class OatVerifier:
 def agrees(gold: str, boxed: str) -> bool:
     """Whether the two answers are the same; a gold may bring a box of its own."""
     gold = last_boxed(gold) or gold
-    one, other = normalise(gold), normalise(boxed)
-    if not other:
-        return False
-    if one == other or _by_value(one, other):
+    if names_gold(gold, boxed):
         return True
-    if "%" not in gold + boxed and differ(one, other):
-        return False  # Math-Verify would say so too, and is far slower; but it knows that 50% may be 0.5
-    return _by_math_verify(gold, boxed)
+    ours, theirs = writings(gold, boxed)
+    if not (ours and theirs):
+        return normalise(gold) == normalise(boxed) != ""
+    pairs = [(one, other) for one in map(normalise, ours) for other in map(normalise, theirs) if other]
+    if any(one == other or _by_value(one, other) for one, other in pairs):
+        return True
+    if all(differ(one, other) for one, other in pairs):
+        return False  # Math-Verify would say so too, and is far slower
+    return same(read_answer(gold), read_answer(boxed))
+
+
+def writings(gold: str, boxed: str) -> tuple[list[str], list[str]]:
+    """Ways to take each of the two, none for digits that are no number; the one of them that is a percentage as a share too."""
+    found, percent = [], []
+    for answer in (gold, boxed):
+        bare, ends = without_percent(undelimited(answer.strip()))
+        number = numeral(bare)
+        found.append([bare] if number is None else list(number.forms))
+        percent.append(ends)
+    if percent[0] != percent[1]:
+        side = found[percent.index(True)]
+        side += [rf"\frac{{{form}}}{{100}}" for form in side]
+    return found[0], found[1]
 
 
 def elements(text: str) -> list[str]:
@@ -124,16 +143,3 @@ def _by_value(one: str, other: str) -> bool:
     if len(ours) > 1 and (one[0], one[-1]) != (other[0], other[-1]):
         return False
     return all(a == b or same_value(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
-def _by_math_verify(gold: str, boxed: str) -> bool:
-    from math_verify import verify
-
-    return bool(verify(list(parse_gold(gold)), list(_parse_boxed(boxed)), timeout_seconds=None))
-
-
-@functools.lru_cache(maxsize=4096)
-def _parse_boxed(boxed: str) -> tuple[Any, ...]:
-    from math_verify import parse
-
-    return tuple(parse(f"${boxed.strip().strip('$')}$", parsing_timeout=None))

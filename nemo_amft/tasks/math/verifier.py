@@ -6,22 +6,17 @@ off here, so a call may run for ever (9^9^9^9 does): only ever call this through
 
 from __future__ import annotations
 
-import functools
 import logging
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from nemo_amft.data.golds import split_golds
+from nemo_amft.tasks.math.boxed import last_boxed
+from nemo_amft.tasks.math.labels import names_gold
+from nemo_amft.tasks.math.readings import read_answer, read_response, same
 from nemo_amft.types import Verdict
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-
-DELIMITER = re.compile(r"(?<!\\)\$|\\boxed\b|\\fbox\b|\\\(|\\\[|\\begin\{(?:equation|align|math)")
-"""Marks of a gold answer that is already delimited, so that Math-Verify finds it as it stands. A price's "\\$" is none."""
-
-SCIENTIFIC = re.compile(r"[+-]?\d+(?:\.\d+)?[eE][+-]?\d+")
-"""A gold answer such as 4.5e33 (Minerva). As LaTeX it would read 4.5 * e * 33."""
 
 
 def final_part(response: str, thinking: bool) -> str | None:
@@ -37,28 +32,13 @@ def final_part(response: str, thinking: bool) -> str | None:
     return rest if closed and THINK_OPEN not in rest else None
 
 
-@functools.lru_cache(maxsize=4096)
-def parse_gold(answer: str) -> tuple[Any, ...]:
-    """Math-Verify's readings of a gold answer, any of which may match: wrapped as "$...$" unless it carries delimiters.
-
-    Cached because the n responses to a prompt share it.
-    """
-    from math_verify import parse
-
-    answer = answer.strip()
-    delimited = answer if DELIMITER.search(answer) else f"${answer}$"
-    readings = parse(delimited, parsing_timeout=None)
-    if SCIENTIFIC.fullmatch(answer):
-        mantissa, exponent = re.split("[eE]", answer)
-        readings = parse(f"${mantissa} \\times 10^{{{int(exponent)}}}$", parsing_timeout=None) + readings
-    return tuple(readings)
-
-
 @dataclass(frozen=True)
 class MathVerifier:
     """Reward 1 if Math-Verify finds the final part equal to a gold answer, else 0; no bonus for format.
 
-    Source: Math-Verify (huggingface/Math-Verify 0.9.0), gold first, as its comparison is not symmetric.
+    Source: Math-Verify (huggingface/Math-Verify 0.9.0), gold first, as its comparison is not symmetric. Numbers that it
+    misreads are put right (readings.py), small ones told apart (equality.py), and where the gold is an option's letter, the
+    last box may name it as in labels.py.
     """
 
     thinking: bool
@@ -72,20 +52,22 @@ class MathVerifier:
         """Import Math-Verify while a child starts rather than under the first response's time limit."""
         self.__dict__.update(state)
         self.__post_init__()
-        parse_gold("0")
+        read_answer("0")
 
     def __call__(self, answer: str, response: str, finished: bool) -> Verdict:
         """See Verifier. A gold answer that Math-Verify cannot read is an "error", lest the response be taken for wrong."""
-        from math_verify import parse, verify
-
         if not finished:
             return Verdict(0.0, False, detail="cut by the length limit")
         text = final_part(response, self.thinking)
         if text is None:
             return Verdict(0.0, False, detail="thoughts not closed")
-        gold = [reading for one in split_golds(answer) for reading in parse_gold(one)]
-        if not gold:
+        golds = split_golds(answer)
+        boxed = last_boxed(text)
+        if boxed is not None and any(names_gold(gold, boxed) for gold in golds):
+            return Verdict(1.0, True)
+        readings = [reading for gold in golds if (reading := read_answer(gold)).values]
+        if not readings:
             return Verdict(0.0, False, "error", f"gold answer {answer!r} cannot be parsed")
-        predicted = parse(text, parsing_timeout=None)
-        correct = verify(gold, predicted, timeout_seconds=None)
+        found = read_response(text)
+        correct = any(same(gold, found) for gold in readings)
         return Verdict(float(correct), correct)
