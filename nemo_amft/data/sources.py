@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from nemo_amft.data import places, schemas
-from nemo_amft.data.golds import readable
+from nemo_amft.data.golds import readable, unprovable
 from nemo_amft.data.readers import Placed
 from nemo_amft.data.rows import ABSENT, Row, RowError
 from nemo_amft.data.schemas import Schema
@@ -37,7 +37,8 @@ def load_examples(
     `need` says what every row must have: an answer to verify responses with, or a demonstration, where rows are to be imitated
     only. In the latter case a row without an answer gives an Example whose `answer` is "", rows without a demonstration are
     left out, which is logged as a warning, and two rows are the same only if their demonstrations are. Without
-    `demonstrations` those that rows have are not looked at.
+    `demonstrations` those that rows have are not looked at. Where answers are needed, rows with "proof", "notfound" and the like
+    in their place are left out and counted in a warning.
 
     A problem that an earlier row has already, letter for letter, is dropped if `unique`, also where its answer is another one;
     how many were is logged as a warning, other answers apart. Each file's schema is told by its first row.
@@ -69,6 +70,7 @@ class _Collected:
     _repeated: list[str] = field(default_factory=list)
     _contradicting: list[str] = field(default_factory=list)
     _bare: list[str] = field(default_factory=list)
+    _unprovable: list[str] = field(default_factory=list)
 
     def take(self, file: Iterator[Placed], source: str, name: str) -> None:
         """Read the rows of one file. Raises UserError."""
@@ -101,6 +103,9 @@ class _Collected:
             self._bare.append(origin)
             return None
         answer = problem.answer or ""
+        if self.need == "answer" and unprovable(answer):
+            self._unprovable.append(f"{origin}, {readable(answer)!r}")
+            return None
         if self.unique and self._seen_before(origin, problem.messages, answer, demonstration):
             return None
         return Example(
@@ -128,8 +133,12 @@ class _Collected:
         """Warn of the rows that were left out. Raises UserError if none is left."""
         if self._bare:
             logger.warning("%s: %d rows without a demonstration left out (first: %s)", source, len(self._bare), self._bare[0])
+        if self._unprovable:
+            first = self._unprovable[0]
+            logger.warning("%s: %d rows whose answer grades nothing left out (first: %s)", source, len(self._unprovable), first)
         if not self.examples:
-            raise UserError(f"{source}: found no row with a demonstration, expected at least one")
+            lacking = "a demonstration" if self.need == "demonstration" else "an answer to verify responses with"
+            raise UserError(f"{source}: found no row with {lacking}, expected at least one")
         if self._repeated:
             logger.warning("%s: %d duplicate problems dropped (first: %s)", source, len(self._repeated), self._repeated[0])
         if self._contradicting:
