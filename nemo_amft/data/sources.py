@@ -37,8 +37,8 @@ def load_examples(
     `need` says what every row must have: an answer to verify responses with, or a demonstration, where rows are to be imitated
     only. In the latter case a row without an answer gives an Example whose `answer` is "", rows without a demonstration are
     left out, which is logged as a warning, and two rows are the same only if their demonstrations are. Without
-    `demonstrations` those that rows have are not looked at. Where answers are needed, rows with "proof", "notfound" and the like
-    in their place are left out and counted in a warning.
+    `demonstrations` those that rows have are not looked at. Where answers are needed, rows with "proof", "notfound" and their
+    like in that place are left out, which is logged as a warning.
 
     A problem that an earlier row has already, letter for letter, is dropped if `unique`, also where its answer is another one;
     how many were is logged as a warning, other answers apart. Each file's schema is told by its first row.

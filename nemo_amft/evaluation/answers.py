@@ -23,8 +23,8 @@ class Answers:
     """The answers of one benchmark in a run directory. One process reads and writes them."""
 
     def __init__(self, run_dir: Path, name: str, settings: Mapping[str, Any], keys: Sequence[str]) -> None:
-        """Read what is there. `keys` names the problems (problems.keys). Raises UserError if it was drawn otherwise, or from
-        other problems."""
+        """Read what is there. `keys` names the problems (problems.problem_hash). Raises UserError if it was drawn otherwise, or
+        from other problems."""
         self.file = run_dir / "answers" / f"{name}.jsonl"
         self.rows: dict[Place, dict[str, Any]] = {}
         """In the order written."""
@@ -77,14 +77,19 @@ class Answers:
             self.rows[place] = row
 
 
-def chunks(problems: int, samples: int, size: int, done: Mapping[Place, Any] | set[Place]) -> list[list[Place]]:
-    """What is left to draw, in pieces of at most `size`, problem by problem.
+def places(samples: Sequence[int]) -> list[Place]:
+    """All places of problems with so many samples each, problem by problem."""
+    return [(index, sample) for index, count in enumerate(samples) for sample in range(count)]
+
+
+def chunks(samples: Sequence[int], size: int, done: Mapping[Place, Any] | set[Place]) -> list[list[Place]]:
+    """What is left to draw, in pieces of at most `size`, problem by problem; samples[i] of problem i.
 
     The cuts lie where they would without anything done, so that a continued run draws in the company it would have had: sums in
     a batch may round differently in another.
     """
-    places = [(index, sample) for index in range(problems) for sample in range(samples)]
-    pieces = [[p for p in places[start : start + size] if p not in done] for start in range(0, len(places), size)]
+    every = places(samples)
+    pieces = [[p for p in every[start : start + size] if p not in done] for start in range(0, len(every), size)]
     return [piece for piece in pieces if piece]
 
 

@@ -11,7 +11,8 @@ from nemo_amft.types import UserError
 @dataclass(frozen=True)
 class EvaluationConfig:
     samples: int | None = None
-    """Responses a problem, the k of avg@k. None: each benchmark's own (32 on AIME and AMC, 1 elsewhere)."""
+    """Responses a problem, the k of avg@k; for each row that repeats it. None: each benchmark's own (32 on AIME and AMC, 1
+    elsewhere)."""
     max_problems: int | None = None
     """The first so many problems of each benchmark. None: all."""
     temperature: float = 0.6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -28,12 +29,12 @@ class ProblemSet:
 
     name: str
     title: str
-    group: str
     examples: list[Example]
-    """With ids "name/number", counted from 0 in the order of the source."""
+    """Different ones, with ids "name/number", counted from 0 in the order of the source."""
     keys: list[str]
-    """Of the examples (see `keys`)."""
-    samples: int
+    """`problem_hash` of each example."""
+    samples: list[int]
+    """Responses to each example: the more, the more rows repeat it."""
     graders: tuple[str, ...]
     """The first one's verdicts are the scores."""
 
@@ -59,43 +60,45 @@ def load_benchmarks(
 def load_benchmark(name: str, source: str, evaluation: EvaluationConfig, task: MathConfig) -> ProblemSet:
     """One benchmark: from the hub where `source` is "hub", else from that source.
 
-    Every row is a problem, repeated ones too: published sets hold some, and are scored with them.
+    Rows with one text and one gold answer are one problem, and each stands for `evaluation.samples` responses to it: sets that
+    repeat every problem 32 times are published so.
     """
     known = BENCHMARKS.get(name)
     where, split = (known.hub, known.split) if known is not None and source == HUB else (source, "test")
     found = load_examples(where, split, unique=False, demonstrations=False)
-    if known is not None and len(found) != known.problems:
-        logger.warning("benchmarks.%s: %d problems; the published set has %d", name, len(found), known.problems)
+    repeats = Counter(map(problem_hash, found))
+    if len(repeats) < len(found):
+        logger.info("benchmarks.%s: %d rows are %d problems, repeated ones with more samples", name, len(found), len(repeats))
+    if known is not None and known.problems not in (len(found), len(repeats)):
+        logger.warning("benchmarks.%s: %d problems; the published set has %d", name, len(repeats), known.problems)
     if task.system_prompt is None and not any(m["role"] == "system" for m in found[0].messages):
         logger.warning("benchmarks.%s: no system message in the data and task.system_prompt is null: bare problems", name)
     choice = known.choice if known is not None else bool(found[0].metadata["choice"])
     examples = [
         replace(example, id=f"{name}/{number}", messages=with_system_prompt(example.messages, task.system_prompt))
-        for number, example in enumerate(found[: evaluation.max_problems])
+        for number, example in enumerate(_distinct(found)[: evaluation.max_problems])
     ]
+    keys = [problem_hash(example) for example in examples]
+    each = evaluation.samples or max(1, (known.samples if known else 1) // min(repeats.values()))
     return ProblemSet(
         name=name,
         title=known.title if known else name,
-        group=known.group if known else "",
         examples=examples,
-        keys=keys(examples),
-        samples=evaluation.samples or (known.samples if known else 1),
+        keys=keys,
+        samples=[each * repeats[key] for key in keys],
         graders=("choice",) if choice else evaluation.graders,
     )
 
 
 def problem_hash(example: Example) -> str:
-    """What makes two problems one: the text without the system message, and the gold answer. 16 hexadecimal digits."""
+    """What makes two problems one, wherever they are read from: the text without the system message, and the gold answer. 16
+    hexadecimal digits."""
     text = f"{problem_text(example)}\0{example.answer}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def keys(examples: Sequence[Example]) -> list[str]:
-    """A name for each problem that is the same wherever it is read from; a repeated one gets its number behind it."""
-    counts: dict[str, int] = {}
-    found = []
+def _distinct(examples: Sequence[Example]) -> list[Example]:
+    first: dict[str, Example] = {}
     for example in examples:
-        name = problem_hash(example)
-        counts[name] = counts.get(name, 0) + 1
-        found.append(name if counts[name] == 1 else f"{name}-{counts[name]}")
-    return found
+        first.setdefault(problem_hash(example), example)
+    return list(first.values())

@@ -9,6 +9,7 @@ from typing import Any
 
 from nemo_amft.evaluation import metrics
 from nemo_amft.evaluation.problems import ProblemSet
+from nemo_amft.evaluation.registry import AVERAGES
 from nemo_amft.observe.files import write_atomically
 from nemo_amft.tasks.math.boxed import last_boxed
 
@@ -22,23 +23,22 @@ def benchmark_result(problems: ProblemSet, rows: Rows, leaked: Sequence[str] | N
 
     `rows`: answers by (problem, sample). `leaked`: ids of problems that the training data has; None where nobody looked.
     """
-    n = problems.samples
-    drawn = [[rows[(index, sample)] for sample in range(n)] for index in range(len(problems.examples))]
+    ns = problems.samples
+    drawn = [[rows[(index, sample)] for sample in range(n)] for index, n in enumerate(ns)]
     counts = {g: [sum(row["verdicts"][g]["correct"] for row in group) for group in drawn] for g in problems.graders}
     first = counts[problems.graders[0]]
-    scores = [c / n for c in first]
+    scores = _shares(first, ns)
     verdicts = [row["verdicts"][g] for group in drawn for row in group for g in problems.graders]
     every = [row for group in drawn for row in group]
     result: dict[str, Any] = {
         "title": problems.title,
-        "group": problems.group,
         "problems": len(drawn),
-        "samples": n,
+        "samples": min(ns),
         "grader": problems.graders[0],
         "mean": sum(scores) / len(scores),
         "interval": metrics.mean_interval(scores),
-        "pass_at_k": {str(k): _pass_at(first, n, k) for k in metrics.ks(n)},
-        "other_graders": {g: sum(counts[g]) / (n * len(drawn)) for g in problems.graders[1:]},
+        "pass_at_k": {str(k): _pass_at(first, ns, k) for k in metrics.ks(min(ns))},
+        "other_graders": {g: sum(_shares(counts[g], ns)) / len(drawn) for g in problems.graders[1:]},
         "unboxed": sum(last_boxed(row["response"]) is None for row in every) / len(every),
         "truncated": sum(not row["finished"] for row in every) / len(every),
         "tokens": sum(row["tokens"] for row in every) / len(every),
@@ -54,25 +54,30 @@ def benchmark_result(problems: ProblemSet, rows: Rows, leaked: Sequence[str] | N
         }
     result["per_problem"] = [
         {"id": example.id, "key": key, "correct": c, "samples": n}
-        for example, key, c in zip(problems.examples, problems.keys, first, strict=True)
+        for example, key, c, n in zip(problems.examples, problems.keys, first, ns, strict=True)
     ]
     return result
 
 
 def averages(benchmarks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Means of benchmark means, of each group and of all: a large benchmark weighs no more than a small one."""
-    groups: dict[str, list[str]] = {}
-    for name, found in benchmarks.items():
-        for group in filter(None, (found["group"], "all")):
-            groups.setdefault(group, []).append(name)
-    order = [*(g for g in groups if g != "all"), *(["all"] if "all" in groups else [])]
-    result = {}
-    for group in order:
-        names = groups[group]
-        scores = [[p["correct"] / p["samples"] for p in benchmarks[name]["per_problem"]] for name in names]
-        mean = sum(benchmarks[name]["mean"] for name in names) / len(names)
-        result[group] = {"benchmarks": names, "mean": mean, "interval": metrics.average_interval(scores)}
-    return result
+    """Means of benchmark means, by the names of registry.AVERAGES and of all; a large benchmark weighs as much as a small one.
+
+    Where some sets of an average are missing, its name says how many there are; none stands twice for the same sets.
+    """
+    chosen: dict[str, list[str]] = {}
+    for name, sets in AVERAGES.items():
+        found = [benchmark for benchmark in sets if benchmark in benchmarks]
+        if found and found not in chosen.values():
+            chosen[name if len(found) == len(sets) else f"{name} ({len(found)} of {len(sets)} sets)"] = found
+    if benchmarks:
+        chosen["all"] = list(benchmarks)
+    return {name: _average([benchmarks[benchmark] for benchmark in sets], sets) for name, sets in chosen.items()}
+
+
+def _average(results: Sequence[Mapping[str, Any]], names: list[str]) -> dict[str, Any]:
+    scores = [[p["correct"] / p["samples"] for p in result["per_problem"]] for result in results]
+    mean = sum(result["mean"] for result in results) / len(results)
+    return {"benchmarks": names, "mean": mean, "interval": metrics.average_interval(scores)}
 
 
 def write(run_dir: Path, about: Mapping[str, Any], benchmarks: Mapping[str, Mapping[str, Any]]) -> str:
@@ -97,9 +102,9 @@ def markdown(result: Mapping[str, Any]) -> str:
             _range(found["interval"]), f"pass@{n} {_percent(last['mean'])} ({_range(last['interval'])})" if n > 1 else "-",
             others or "-", _percent(found["unboxed"]), _percent(found["truncated"]), str(failed),
         ])  # fmt: skip
-    for group, found in result["averages"].items():
+    for name, found in result["averages"].items():
         if len(found["benchmarks"]) > 1:
-            rows.append([f"mean, {group}", "", _percent(found["mean"]), _range(found["interval"]), "", "", "", "", ""])
+            rows.append([f"mean, {name}", "", _percent(found["mean"]), _range(found["interval"]), "", "", "", "", ""])
     return table(rows)
 
 
@@ -111,8 +116,12 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _pass_at(counts: Sequence[int], n: int, k: int) -> dict[str, Any]:
-    scores = [metrics.pass_at_k(n, c, k) for c in counts]
+def _shares(counts: Sequence[int], ns: Sequence[int]) -> list[float]:
+    return [c / n for c, n in zip(counts, ns, strict=True)]
+
+
+def _pass_at(counts: Sequence[int], ns: Sequence[int], k: int) -> dict[str, Any]:
+    scores = [metrics.pass_at_k(n, c, k) for c, n in zip(counts, ns, strict=True)]
     return {"mean": sum(scores) / len(scores), "interval": metrics.mean_interval(scores)}
 
 

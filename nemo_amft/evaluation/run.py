@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_amft.config.schema import Config
 from nemo_amft.data.golds import for_grader, split_golds
 from nemo_amft.evaluation import results
-from nemo_amft.evaluation.answers import Answers, Place, chunks
+from nemo_amft.evaluation.answers import Answers, Place, chunks, places
 from nemo_amft.evaluation.problems import ProblemSet
 from nemo_amft.rollout.seeds import sample_seed
 from nemo_amft.tasks.math.graders import BenchmarkVerifier
@@ -79,8 +79,8 @@ class BenchmarkRun:
 
     def _draw_missing(self, problems: ProblemSet, answers: Answers | None) -> bool:
         done = self._shared(set(answers.rows) if answers is not None else None)
-        pieces = chunks(len(problems.examples), problems.samples, self.config.evaluation.chunk, done)
-        total, left = len(problems.examples) * problems.samples, sum(map(len, pieces))
+        pieces = chunks(problems.samples, self.config.evaluation.chunk, done)
+        total, left = sum(problems.samples), sum(map(len, pieces))
         for piece in pieces:
             reason = self.stopped()
             if reason is not None:
@@ -128,8 +128,7 @@ class BenchmarkRun:
 
     def _grade_missing(self, problems: ProblemSet, answers: Answers | None) -> None:
         """Verdicts of graders that were not asked for when the answers were drawn."""
-        wanted = [(i, s) for i in range(len(problems.examples)) for s in range(problems.samples)]
-        rows = [answers.rows[place] for place in wanted] if answers is not None else None
+        rows = [answers.rows[place] for place in places(problems.samples)] if answers is not None else None
         for grader in problems.graders:
             mine = None if rows is None else [row for row in rows if grader not in row["verdicts"]]
             items = self._shared(None if mine is None else [(row["index"], row["response"], row["finished"]) for row in mine])

@@ -11,8 +11,8 @@ from nemo_amft.config.load import load
 from nemo_amft.evaluate import completed
 from nemo_amft.evaluation.config import EvaluationConfig
 from nemo_amft.evaluation.leakage import leaked
-from nemo_amft.evaluation.problems import keys, load_benchmark, load_benchmarks, problem_hash, wanted
-from nemo_amft.evaluation.registry import BENCHMARKS
+from nemo_amft.evaluation.problems import load_benchmark, load_benchmarks, problem_hash, wanted
+from nemo_amft.evaluation.registry import AVERAGES, BENCHMARKS
 from nemo_amft.evaluation.run import mathematics, refuse_long_prompts
 from nemo_amft.tasks.math import MathConfig
 from nemo_amft.types import Example, UserError
@@ -35,7 +35,7 @@ def test_a_file_in_the_hubs_columns_is_read_as_the_hub_is(name, tmp_path):
     found = load_benchmark(name, _file(tmp_path / "rows.jsonl", row), EvaluationConfig(), PLAIN)
     assert [e.answer for e in found.examples] == [answer]
     assert found.graders == (("choice",) if known.choice else ("oat", "math_verify"))
-    assert found.samples == known.samples
+    assert found.samples == [known.samples]
     assert found.examples[0].id == f"{name}/0"
 
 
@@ -57,25 +57,38 @@ def test_rows_with_prompts_of_their_own_are_left_as_they_are(tmp_path):
     assert replaced == ({"role": "system", "content": "Think."}, prompt[1])
 
 
-def test_repeated_rows_are_problems_of_their_own(tmp_path):
+def test_repeated_rows_are_one_problem_with_more_samples(tmp_path, caplog):
     row = ROWS["problem"][0]
-    found = load_benchmark("mine", _file(tmp_path / "mine.jsonl", row, row, row | {"answer": 3}), EvaluationConfig(), PLAIN)
-    assert [e.id for e in found.examples] == ["mine/0", "mine/1", "mine/2"]
-    assert found.keys[1] == f"{found.keys[0]}-2"
-    assert len(set(found.keys)) == 3
+    other, file = row | {"answer": 3}, tmp_path / "mine.jsonl"
+    with caplog.at_level(logging.INFO):
+        found = load_benchmark("mine", _file(file, row, other, row, row), EvaluationConfig(), PLAIN)
+    assert "benchmarks.mine: 4 rows are 2 problems, repeated ones with more samples" in caplog.text
+    assert [(e.id, e.answer) for e in found.examples] == [("mine/0", "2.0"), ("mine/1", "3")]
+    assert len(set(found.keys)) == 2
+    assert found.samples == [3, 1]
+    assert load_benchmark("mine", str(file), EvaluationConfig(samples=4), PLAIN).samples == [12, 4]
+
+
+@pytest.mark.parametrize(("repeats", "samples"), [(1, 32), (8, 32), (32, 32), (64, 64)])
+def test_a_set_that_repeats_every_problem_is_drawn_as_often_as_the_set_itself(repeats, samples, tmp_path, caplog):
+    rows = [{"problem": f"What is {i} + 1?", "answer": i + 1} for i in range(30)] * repeats
+    found = load_benchmark("aime24", _file(tmp_path / "rows.jsonl", *rows), EvaluationConfig(), PLAIN)
+    assert (len(found.examples), set(found.samples)) == (30, {samples})
+    assert "the published set has" not in caplog.text
 
 
 def test_a_set_of_ones_own(tmp_path):
     choice = load_benchmark("mine", _file(tmp_path / "c.jsonl", CHOICES["mmlu_pro"]), EvaluationConfig(samples=3), PLAIN)
-    assert (choice.graders, choice.samples, choice.title) == (("choice",), 3, "mine")
-    free = load_benchmark("mine", _file(tmp_path / "f.jsonl", *[ROWS["gsm8k"][0]] * 4), EvaluationConfig(max_problems=2), PLAIN)
+    assert (choice.graders, choice.samples, choice.title) == (("choice",), [3], "mine")
+    rows = [ROWS["gsm8k"][0] | {"question": f"What is {i} + 1?"} for i in range(4)]
+    free = load_benchmark("mine", _file(tmp_path / "f.jsonl", *rows), EvaluationConfig(max_problems=2), PLAIN)
     assert (free.graders, len(free.examples)) == (("oat", "math_verify"), 2)
 
 
 def test_the_system_message_and_the_source_do_not_name_a_problem():
     one = Example("a/1", ({"role": "system", "content": "x"}, {"role": "user", "content": "1+1"}), "2", source="a")
     other = Example("b/7", ({"role": "user", "content": "1+1"},), "2", source="b")
-    assert keys([one]) == keys([other])
+    assert problem_hash(one) == problem_hash(other)
     assert problem_hash(one) != problem_hash(Example("a/1", one.messages, "3"))
 
 
@@ -125,6 +138,14 @@ def test_benchmark_problems_in_the_training_data_are_found(tmp_path, caplog):
 
 
 # ---- configuration
+
+
+def test_the_lists_of_benchmarks_have_the_sets_that_their_averages_name():
+    chosen = {name: set(load(["--config-name", "evaluate", f"benchmarks={name}"]).benchmarks) for name in
+              ("mathematics", "out_of_distribution", "paper")}  # fmt: skip
+    assert chosen["mathematics"] == set(AVERAGES["in distribution, LUFFY"])
+    assert chosen["out_of_distribution"] == set(AVERAGES["out of distribution"])
+    assert chosen["paper"] == chosen["mathematics"] | chosen["out_of_distribution"]
 
 
 def test_benchmarks_are_chosen_on_the_command_line(tmp_path):

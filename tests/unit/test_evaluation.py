@@ -27,7 +27,7 @@ from nemo_amft.evaluation.comparison import (
     permutation_p,
     sign_p,
 )
-from nemo_amft.evaluation.problems import ProblemSet, keys
+from nemo_amft.evaluation.problems import ProblemSet, problem_hash
 from nemo_amft.evaluation.results import averages, benchmark_result
 from nemo_amft.evaluation.run import BenchmarkRun
 from nemo_amft.observe.timers import PhaseTimers
@@ -159,13 +159,13 @@ def test_the_mean_of_benchmarks_weighs_each_once():
 # ---- answers on disk
 
 
-@given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 7), st.data())
-def test_what_is_done_is_not_drawn_again_and_cuts_stay_where_they_were(problems, samples, size, data):
-    places = [(i, s) for i in range(problems) for s in range(samples)]
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(1, 7), st.data())
+def test_what_is_done_is_not_drawn_again_and_cuts_stay_where_they_were(samples, size, data):
+    places = [(i, s) for i, count in enumerate(samples) for s in range(count)]
     done = data.draw(st.sets(st.sampled_from(places)))
-    pieces = chunks(problems, samples, size, done)
+    pieces = chunks(samples, size, done)
     assert [p for piece in pieces for p in piece] == [p for p in places if p not in done]
-    whole = chunks(problems, samples, size, set())
+    whole = chunks(samples, size, set())
     assert all(any(set(piece) <= set(one) for one in whole) for piece in pieces)
 
 
@@ -263,7 +263,7 @@ def _problems(count: int = 7, samples: int = 4, graders=("oat",)) -> ProblemSet:
         Example(f"sums/{i}", ({"role": "user", "content": f"{i}+{2 * i}"},), str(3 * i), metadata={"category": "ab"[i % 2]})
         for i in range(count)
     ]
-    return ProblemSet("sums", "Sums", "", examples, keys(examples), samples, graders)
+    return ProblemSet("sums", "Sums", examples, list(map(problem_hash, examples)), [samples] * count, graders)
 
 
 def _evaluate(run_dir, engine, problems=None, *overrides):
@@ -338,19 +338,52 @@ def test_asked_to_stop_it_stops_between_chunks(tmp_path):
     assert not (tmp_path / "evaluation.json").exists()
 
 
-def _result(correct, group="", samples=1) -> dict:
+def _result(correct, samples=1) -> dict:
+    """samples: of every problem, or of each."""
     examples = [Example(f"x/{i}", ({"role": "user", "content": str(i)},), "1") for i in range(len(correct))]
-    problems = ProblemSet("x", "X", group, examples, keys(examples), samples, ("oat",))
-    rows = {(i, s): _row(i, s, problems.keys[i], s < c) for i, c in enumerate(correct) for s in range(samples)}
+    drawn = samples if isinstance(samples, list) else [samples] * len(correct)
+    problems = ProblemSet("x", "X", examples, list(map(problem_hash, examples)), drawn, ("oat",))
+    rows = {(i, s): _row(i, s, problems.keys[i], s < c) for i, c in enumerate(correct) for s in range(drawn[i])}
     return benchmark_result(problems, rows, None)
 
 
-def test_averages_are_means_of_benchmark_means():
-    found = averages({
-        "a": _result([1, 1, 1, 1], "in distribution"), "b": _result([0], "in distribution"), "c": _result([1, 0], "other"),
-    })  # fmt: skip
-    assert {name: average["mean"] for name, average in found.items()} == {"in distribution": 0.5, "other": 0.5, "all": 0.5}
-    assert found["all"]["benchmarks"] == ["a", "b", "c"]
+def test_scores_and_intervals_are_over_problems_however_often_one_is_drawn():
+    result = _result([4, 1, 0], samples=[4, 4, 1])
+    assert result["mean"] == pytest.approx((1 + 1 / 4 + 0) / 3)
+    assert result["interval"] == metrics.mean_interval([1, 1 / 4, 0])
+    assert (result["problems"], result["samples"], list(result["pass_at_k"])) == (3, 1, ["1"])
+    assert [p["samples"] for p in result["per_problem"]] == [4, 4, 1]
+    assert _result([2, 2, 0, 0], samples=2)["interval"] == _result([32, 32, 0, 0], samples=32)["interval"]
+
+
+TABLE_2 = ["aime24", "amc", "math500", "minerva", "olympiadbench"]
+
+
+def test_averages_are_means_of_benchmark_means_by_name():
+    results = {name: _result([1, 0]) for name in TABLE_2} | {
+        "aime25": _result([1, 1, 1, 1]),
+        "arc_c": _result([0]),
+        "own": _result([1]),
+    }
+    found = averages(results)
+    assert {name: average["mean"] for name, average in found.items()} == {
+        "in distribution, Table 2": 0.5, "in distribution, LUFFY": pytest.approx(3.5 / 6),
+        "out of distribution (1 of 3 sets)": 0.0, "all": pytest.approx(4.5 / 8),
+    }  # fmt: skip
+    assert found["in distribution, Table 2"]["benchmarks"] == TABLE_2
+    assert found["in distribution, LUFFY"]["benchmarks"] == [*TABLE_2, "aime25"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "names"),
+    [
+        (TABLE_2, ["in distribution, Table 2", "all"]),  # LUFFY's would be the same five
+        (["amc", "aime25"], ["in distribution, Table 2 (1 of 5 sets)", "in distribution, LUFFY (2 of 6 sets)", "all"]),
+        (["own"], ["all"]),
+    ],
+)
+def test_an_average_does_not_claim_sets_that_it_lacks(sets, names):
+    assert list(averages({name: _result([1]) for name in sets})) == names
 
 
 # ---- nemo_amft.compare
