@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from fractions import Fraction
 
 import pytest
@@ -252,7 +253,6 @@ def _sums(parts):
 
 
 @given(st.recursive(_NUMBERS, _sums, max_leaves=6))
-@settings(deadline=None)  # the first imports sympy
 def test_what_is_read_has_the_value_that_fractions_give(pair):
     text, value = pair
     found = read(text)
@@ -307,7 +307,7 @@ def test_clear_differences(one, other, clear):
 
 
 @given(st.sampled_from(sorted({gold for gold, _, _ in ANSWERS})), st.sampled_from(sorted({gold for gold, _, _ in ANSWERS})))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_what_differs_clearly_differs_for_math_verify(gold, other):
     from nemo_amft.tasks.math.readings import read_answer, same
 
@@ -316,9 +316,11 @@ def test_what_differs_clearly_differs_for_math_verify(gold, other):
 
 
 @given(st.text(alphabet=r"0123456789abxy+-*/^_(){}[]\. " + "\\", max_size=60))
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=300)
 def test_no_formula_takes_long_or_fails(text):
+    started = time.process_time()
     assert same_value(text, "1") in (True, False)
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(
