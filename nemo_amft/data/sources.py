@@ -1,8 +1,8 @@
 """Problems from files, folders and the hub, checked row by row.
 
 Where rows come from is in places.py and readers.py, how they are read in schemas.py. Anything wrong raises UserError with one
-line that names the file, the row and the key, what was found and what is expected; nothing is returned before every row has
-been checked.
+line that names the file, the row and the key, what was found and what is expected; nothing is returned before every row that
+is kept has been checked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from nemo_amft.data import places, schemas
 from nemo_amft.data.golds import readable, unprovable
 from nemo_amft.data.readers import Placed
 from nemo_amft.data.rows import ABSENT, Row, RowError
-from nemo_amft.data.schemas import Schema
+from nemo_amft.data.schemas import Problem, Schema
+from nemo_amft.data.shown import Shown
 from nemo_amft.types import Example, UserError
 
 logger = logging.getLogger(__name__)
@@ -67,9 +68,9 @@ class _Collected:
     examples: list[Example] = field(default_factory=list)
     _first: dict[Any, tuple[str, str]] = field(default_factory=dict)
     """What makes a problem one -> where its first row stands, and its answer."""
+    _bare: list[str] = field(default_factory=list)
     _repeated: list[str] = field(default_factory=list)
     _contradicting: list[str] = field(default_factory=list)
-    _bare: list[str] = field(default_factory=list)
     _unprovable: list[str] = field(default_factory=list)
 
     def take(self, file: Iterator[Placed], source: str, name: str) -> None:
@@ -92,41 +93,44 @@ class _Collected:
     def _example(self, origin: str, row: Row, schema: Schema, name: str) -> Example | None:
         """None for a row that is left out."""
         problem = schema.problem(row)
+        if self.need == "answer":
+            if problem.answer is None:
+                raise _unanswered(row, problem, schema)
+            if unprovable(problem.answer):
+                self._unprovable.append(f"{origin}, {readable(problem.answer)!r}")
+                return None
+            if self._seen_before(origin, problem, None):
+                return None  # as early as that: some sets hold each row a hundred times
         demonstration = schema.demonstration(row, problem) if self.demonstrations else None
         schemas.refuse_left_out(row, problem, demonstration, self.demonstrations)
-        if self.need == "answer" and problem.answer is None:
-            found = schemas.found_at(row, problem.answer_key)
-            imitable = found is ABSENT and demonstration is not None
-            hint = " (rows without one can be imitated only: data.demonstrations)" if imitable else ""
-            raise RowError(problem.answer_key, found, problem.wanted + hint)
-        if self.need == "demonstration" and demonstration is None:
-            self._bare.append(origin)
-            return None
-        answer = problem.answer or ""
-        if self.need == "answer" and unprovable(answer):
-            self._unprovable.append(f"{origin}, {readable(answer)!r}")
-            return None
-        if self.unique and self._seen_before(origin, problem.messages, answer, demonstration):
-            return None
+        if self.need == "demonstration":
+            if demonstration is None:
+                self._bare.append(origin)
+                return None
+            if self._seen_before(origin, problem, demonstration):
+                return None
         return Example(
             id=f"{name}/{self.rows}",
             messages=problem.messages,
-            answer=answer,
+            answer=problem.answer or "",
             demonstration=demonstration,
             source=schemas.source_of(row) or name,
             metadata={"origin": origin, "choice": problem.choice, "category": schemas.category_of(row)},
         )
 
-    def _seen_before(self, origin: str, messages: Any, answer: str, demonstration: Any) -> bool:
-        key = tuple((message["role"], message["content"]) for message in messages)
-        found = self._first.setdefault((key, demonstration) if self.need == "demonstration" else key, (origin, answer))
-        if found[0] == origin:
+    def _seen_before(self, origin: str, problem: Problem, demonstration: Shown | None) -> bool:
+        if not self.unique:
             return False
-        if answer.strip() == found[1].strip() or self.need == "demonstration":
-            self._repeated.append(f"{origin} repeats {found[0]}")
+        key = (demonstration, *((message["role"], message["content"]) for message in problem.messages))
+        answer = "" if problem.answer is None else problem.answer.strip()
+        if key not in self._first:
+            self._first[key] = origin, answer
+            return False
+        first, other = self._first[key]
+        if answer == other or demonstration is not None:
+            self._repeated.append(f"{origin} repeats {first}")
         else:
-            answers = f"{readable(answer)!r} against {readable(found[1])!r}"
-            self._contradicting.append(f"{origin} contradicts {found[0]}, {answers}")
+            self._contradicting.append(f"{origin} contradicts {first}, {readable(answer)!r} against {readable(other)!r}")
         return True
 
     def say(self, source: str) -> None:
@@ -147,3 +151,10 @@ class _Collected:
                 "%s: %d rows dropped that give a problem another answer than its first row does, which is kept (first: %s)",
                 source, len(found), found[0],
             )  # fmt: skip
+
+
+def _unanswered(row: Row, problem: Problem, schema: Schema) -> RowError:
+    found = schemas.found_at(row, problem.answer_key)
+    imitable = found is ABSENT and schema.demonstration(row, problem) is not None
+    hint = " (rows without one can be imitated only: data.demonstrations)" if imitable else ""
+    return RowError(problem.answer_key, found, problem.wanted + hint)

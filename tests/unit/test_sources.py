@@ -93,6 +93,11 @@ def test_a_repeated_problem_is_dropped_and_said(tmp_path, caplog):
     ]
 
 
+def test_a_file_that_is_named_twice_is_read_as_one(tmp_path):
+    file = write_lines(tmp_path / "a.jsonl", openr1())
+    assert len(load_examples([file, file])) == 1
+
+
 def test_another_answer_to_a_problem_is_dropped_and_both_rows_are_named(tmp_path, caplog):
     first = write_lines(tmp_path / "a.jsonl", openr1(), openr1(prompt=[USER]))
     second = write_lines(tmp_path / "b.jsonl", openr1(reward_model={"ground_truth": ["3", "4"]}))
@@ -153,7 +158,7 @@ BAD_ROWS = {
 
 @pytest.mark.parametrize(("row", "message"), BAD_ROWS.values(), ids=BAD_ROWS.keys())
 def test_a_bad_row_gets_one_line_with_file_line_key_found_and_expected(tmp_path, row, message):
-    file = write_lines(tmp_path / "a.jsonl", openr1(), row)
+    file = write_lines(tmp_path / "a.jsonl", openr1(prompt=[USER]), row)
     with pytest.raises(UserError) as error:
         load_examples(file)
     assert str(error.value) == f"{file}, line 2{message}"
