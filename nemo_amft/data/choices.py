@@ -8,14 +8,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nemo_amft.data.rows import ABSENT, Row, RowError, blank, text
+from nemo_amft.data.rows import ABSENT, Row, RowError, blank, plain, text
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 OPTIONS = ("options", "choices")
 """Columns of options: a list of texts (MMLU, MMLU-Pro), {text, label} (ARC), or letter -> text."""
 
-GOLDS = ("answerKey", "answer", "answer_index", "correct", "label", "gold")
+GOLDS = ("answerKey", "answer", "answer_index", "answer_idx", "correct", "label", "gold")
 """Columns of the right one: a letter or label, or a number, which counts from 0."""
 
 GPQA = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
@@ -89,7 +89,7 @@ def gold_of(row: Row, options: Sequence[str], labels: Sequence[str]) -> tuple[in
         return options.index(value), key
     lettered = list(labels) == list(LETTERS[: len(options)])
     letters = f"a letter from A to {labels[-1]}, or a number, the index from 0"
-    raise RowError(key, value, letters if lettered else f"one of {', '.join(labels)}")
+    raise RowError(key, value, letters if lettered else f"one of {', '.join(map(plain, labels))}")
 
 
 def _listed(value: Any, key: str) -> tuple[list[str], list[str]]:

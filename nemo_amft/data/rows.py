@@ -163,5 +163,11 @@ def show(value: Any) -> str:
     return found if len(found) <= 60 else f"{found[:57]}..."
 
 
+def plain(name: object) -> str:
+    """A name from a file, as a message can hold it."""
+    found = str(name)
+    return found if found.isprintable() else repr(found)[1:-1]
+
+
 def _around(value: str, index: int) -> str:
     return value[max(0, index - 20) : index + 5]

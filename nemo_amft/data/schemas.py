@@ -63,7 +63,7 @@ def schema_of(row: Row) -> Schema | None:
 def refusal(row: Row) -> str:
     """What to say of a set that begins with `row` where no schema fits."""
     pairs = " (preference pairs, which nothing here learns from)" if _preferences(row) else ""
-    columns = ", ".join(sorted(map(str, row))) or "none"
+    columns = ", ".join(sorted(map(rows.plain, row))) or "none"
     return f"columns: found {columns}{pairs}, expected {'; or '.join(schema.says for schema in (FREE, CHAT, WORKED, CHOICE))}"
 
 

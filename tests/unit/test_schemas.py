@@ -336,9 +336,11 @@ def test_preference_pairs_are_refused_by_name():
 
 
 NAMES = [*schemas.PROMPTS, *schemas.ANSWERS, *shown.COLUMNS, *shown.CHATS, *shown.VERIFIED, *choices.OPTIONS, *choices.GOLDS,
-         *choices.GPQA, "A", "B", "reward_model", "system", "data_source", "category", "rationale", "rejected"]  # fmt: skip
+         *choices.GPQA, "A", "B", "reward_model", "system", "data_source", "category", "rationale", "a\nb"]  # fmt: skip
 KEYS = st.sampled_from(["role", "content", "from", "value", "ground_truth", "text", "label", "type"])
-WORDS = st.sampled_from(["user", "assistant", "text", "A", "B", "", " ", '["1"]', "2\n#### 2", "\ud83d", "a\0b", "nan", "\x1e"])
+WORDS = st.sampled_from(
+    ["user", "assistant", "text", "A", "B", "", " ", '["1"]', "2\n#### 2", "\ud83d", "a\0b", "nan", "\x1e", "a\nb"]
+)
 NUMBERS = st.integers() | st.just(10**4000) | st.floats() | st.decimals(allow_nan=True)
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | WORDS,
