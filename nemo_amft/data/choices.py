@@ -57,7 +57,7 @@ def labelled(prompt: str, options: Sequence[str], labels: Sequence[str]) -> bool
     """Whether `prompt` has every option already, behind its label."""
     if not labels:
         return False
-    marks = (rf"(?<!\w){re.escape(label)}\s*[).:\]]\s*{re.escape(o.strip())}" for label, o in zip(labels, options, strict=True))
+    marks = (rf"(?<!\w){re.escape(a)}\s*[).:\]]\s*{re.escape(b.strip())}(?!\w)" for a, b in zip(labels, options, strict=True))
     return all(re.search(mark, prompt) for mark in marks)
 
 

@@ -89,6 +89,8 @@ def _folder(source: str) -> re.Match[str] | None:
 def _folder_rows(name: str, config: str | None, chosen: str | None, split: str) -> list[Iterator[Placed]]:
     folder = Path(name)
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+        if config is not None:
+            raise UserError(f"{name}:{config}: found a configuration, expected none ({name}::SPLIT): it is from save_to_disk")
         return [_saved_rows(folder, chosen, split)]
     splits = _data_files(folder, config)
     found = _of_split(name, splits, chosen, split)
@@ -123,6 +125,8 @@ def _saved_rows(folder: Path, chosen: str | None, split: str) -> Iterator[Placed
     if isinstance(saved, datasets.DatasetDict):
         name = _of_split(str(folder), saved, chosen, split)
         folder, saved = folder / name, saved[name]
+    elif chosen not in (None, str(saved.split)):
+        raise UserError(f"{folder}::{chosen}: found a set without splits, expected none to be named")
     return _numbered(str(folder), saved.with_format(None))
 
 

@@ -157,7 +157,8 @@ def _parsed(parse: Callable[[], Any], origin: str) -> Any:
     try:
         return parse()
     except json.JSONDecodeError as error:
-        what = f"malformed JSON ({error.msg} at column {error.colno})"
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""  # of a list; an object is on one
+        what = f"malformed JSON ({error.msg} at {line}column {error.colno})"
     except RecursionError:
         what = "JSON that is nested too deep to be read"
     except ValueError:  # the limit of Python's own reader of numbers

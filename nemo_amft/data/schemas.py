@@ -185,7 +185,7 @@ def _worked(row: Row) -> Problem:
     answer = answer.strip().replace(",", "")
     if not mark or not answer:
         raise RowError("answer", worked[-40:], "steps that end with '#### N'")
-    return Problem(_prompt(row), answer, "answer")
+    return Problem(_prompt(row), rows.answer(answer, "answer"), "answer")
 
 
 def _steps(row: Row, problem: Problem) -> Shown:
