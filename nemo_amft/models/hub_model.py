@@ -175,6 +175,10 @@ def _refuse_without_safetensors(folder: Path, named: str) -> None:
         return
     if pickles := sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))):
         raise UserError(f"{named}: only pickled weights ({pickles[0]}), which can run code; expected {SINGLE_FILE}")
+    if gguf := sorted(path.name for path in folder.glob("*.gguf")):
+        raise UserError(
+            f"{named}: only GGUF ({gguf[0]}), expected {SINGLE_FILE}: nemo_amft.convert gguf makes such a folder of it"
+        )
     raise UserError(f"{named}: has neither {SINGLE_FILE} nor {INDEX_FILE}")
 
 

@@ -134,6 +134,7 @@ REFUSED = {
     "a body": (tensors(body), ("no tensor", HEAD)),
     "a wrapper's names": (tensors(lambda w: {f"_orig_mod.{n}": t for n, t in w.items()}), ("no tensor", "20 more")),
     "a Git LFS pointer": (text(WEIGHTS, "version https://git-lfs.github.com/spec/v1\n"), (WEIGHTS, "Git LFS pointer")),
+    "GGUF alone": (lambda folder: (folder / WEIGHTS).rename(folder / "x.gguf"), ("GGUF (x.gguf)", "nemo_amft.convert gguf")),
     "an adapter": (text("adapter_config.json", "{}"), ("adapter_config.json", "merge")),
     # beside them
     "a broken tokenizer": (text("tokenizer.json", "{"), ("tokenizer.json", "JSON")),
