@@ -35,7 +35,8 @@ def last_boxed(text: str) -> str | None:
 def boxes(text: str) -> list[tuple[int, int]]:
     """(begin, end) of what each closed box of `text` holds, in their order, without those inside others."""
     found, opened = [], []
-    for mark in _BOX_OR_BRACE.finditer(text):
+    first = _BOX.search(text)
+    for mark in _BOX_OR_BRACE.finditer(text, first.start()) if first else ():
         if mark["box"] or mark.group() == "{":
             opened.append((bool(mark["box"]), mark.end()))
         elif mark.group() == "}" and opened:

@@ -15,8 +15,8 @@ from nemo_amft.types import Verdict
 class ChoiceVerifier:
     """Reward 1 if the last box of the final part names the gold option, else 0.
 
-    The box may hold the letter alone, or with its text: C, (C), \\text{C}, "C) some text". Where the gold is a digit, the
-    options are numbered: the digit counts, and so does the letter of that place.
+    The box may hold the letter alone, or with its text, as models write it (labels.py): C, (C), \\text{C}, "C) some text".
+    Where the gold is a digit, the options are numbered: the digit counts, and so does the letter of that place.
     """
 
     thinking: bool

@@ -8,6 +8,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+_UNIT = re.compile(
+    r"^\\?[$\u20ac\u00a3]|(?<=\d)(?:\s|~|\\[ ,;:])*"
+    r"(?:\\(?:text|textrm|mathrm|mbox)\s*\{[^{}]*\}(?:\^\{?\d\}?)?|[\u20ac\u00a3])\s*$"
+)
+"""What stands around a number and is no part of it: a currency's sign, a unit in LaTeX's upright font."""
 _SPACES = re.compile(r"(?:\s|~|\\[ ,;:]|\\q?quad(?![a-zA-Z]))+")
 _PERCENT = re.compile(
     r"(?<=[\d})])(?:\s|~|\\[ ,;:!])*(?:\\?%|\\(?:text|textrm|mathrm|mbox)\s*\{\s*(?:per\s?cent(?:age)?|pct|\\?%)\s*\}"
@@ -40,7 +45,8 @@ class Numeral:
 
 def numeral(text: str) -> Numeral | None:
     """What `text`, a whole answer without percent, is as a number, or None where Math-Verify may read it as it stands."""
-    text = _SPACES.sub(" ", text.replace("\\!", "").replace("\u2212", "-").strip(" $")).strip()
+    text = _UNIT.sub("", text.replace("\\!", "").replace("\u2212", "-").strip(" $"))
+    text = _SPACES.sub(" ", text).strip()
     return None if (forms := _forms(text)) is None else Numeral(text, forms)
 
 

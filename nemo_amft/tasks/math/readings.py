@@ -75,7 +75,8 @@ def same(gold: Reading, found: Reading) -> bool:
 
 def _read_text(text: str) -> Reading:
     text = with_boxes(text, lambda answer: without_percent(answer)[0])
-    values = _parse(scientific_as_latex(_PERCENT_IN_DOLLARS.sub(r"$\1$ %", text)))
+    text = _PERCENT_IN_DOLLARS.sub(r"$\1$ %", text) if "%" in text else text
+    values = _parse(scientific_as_latex(text))
     bare = tuple(map(_without_hundredth, values))
     return Reading(bare, any(b is not v for b, v in zip(bare, values, strict=True)))
 
