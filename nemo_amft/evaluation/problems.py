@@ -68,7 +68,9 @@ def load_benchmark(name: str, source: str, evaluation: EvaluationConfig, task: M
     found = load_examples(where, split, unique=False, demonstrations=False)
     repeats = Counter(map(problem_hash, found))
     if len(repeats) < len(found):
-        logger.info("benchmarks.%s: %d rows are %d problems, repeated ones with more samples", name, len(found), len(repeats))
+        logger.warning(
+            "benchmarks.%s: %d rows are %d problems, repeated ones with more samples", name, len(found), len(repeats)
+        )
     if known is not None and known.problems not in (len(found), len(repeats)):
         logger.warning("benchmarks.%s: %d problems; the published set has %d", name, len(repeats), known.problems)
     if task.system_prompt is None and not any(m["role"] == "system" for m in found[0].messages):

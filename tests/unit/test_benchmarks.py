@@ -60,7 +60,7 @@ def test_rows_with_prompts_of_their_own_are_left_as_they_are(tmp_path):
 def test_repeated_rows_are_one_problem_with_more_samples(tmp_path, caplog):
     row = ROWS["problem"][0]
     other, file = row | {"answer": 3}, tmp_path / "mine.jsonl"
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.WARNING):
         found = load_benchmark("mine", _file(file, row, other, row, row), EvaluationConfig(), PLAIN)
     assert "benchmarks.mine: 4 rows are 2 problems, repeated ones with more samples" in caplog.text
     assert [(e.id, e.answer) for e in found.examples] == [("mine/0", "2.0"), ("mine/1", "3")]
