@@ -3,7 +3,7 @@
 checkpoints/step_00000050/
     model/            policy, critic and optimisers, by Megatron's distributed checkpointing (any layout can read it)
     ranks/00000.pt    what belongs to one rank: random generators, the kept difference
-    trainer.json      everything else: counters, mu, H*, stream positions
+    trainer.json      everything else: format of the checkpoint, counters, mu, H*, stream positions
     manifest.json     size and CRC-32 of every other file; written last
 """
 
@@ -27,8 +27,11 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyPara
 from nemo_amft.models.trainable import ForwardModel, TrainableModel
 from nemo_amft.parallel import platform
 from nemo_amft.parallel.groups import Place
+from nemo_amft.parallel.reductions import all_agree
 from nemo_amft.types import UserError
 
+FORMAT = 2
+"""In trainer.json. Before 2, which had none: an optimiser's state may be misplaced (parallel/distributed_optimizer.py, 1)."""
 NO_MANIFEST = "manifest.json is missing or unreadable"
 
 log = logging.getLogger(__name__)
@@ -54,7 +57,7 @@ class Checkpoints:
                 shutil.rmtree(left, ignore_errors=True)
             for name in (*models, "ranks"):
                 (temporary / name).mkdir(parents=True)
-            (temporary / "trainer.json").write_text(json.dumps(trainer, indent=1))
+            (temporary / "trainer.json").write_text(json.dumps(dict(trainer) | {"format": FORMAT}, indent=1))
         dist.barrier()
         for name, model in models.items():  # one after the other: each needs host memory for its optimiser's state
             with platform.megatron():
@@ -107,16 +110,27 @@ class Checkpoints:
         return answer[0]
 
     def load(self, path: Path, models: Mapping[str, ForwardModel]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Restore `models` in place. Returns (trainer state, this rank's state: None if written on another layout)."""
+        """Restore `models` in place. Returns (trainer state, this rank's state: None if written on another layout).
+
+        Raises UserError for a format that is not known, and for an optimiser's state that cannot be taken over: of the other
+        kind, or misplaced when it was written.
+        """
+        trainer = json.loads((path / "trainer.json").read_text())
+        written = trainer.get("format", 1)
+        if written > FORMAT:
+            raise UserError(f"checkpoint {path}: found format {written}, expected at most {FORMAT}: a later version wrote it")
         for name, model in models.items():
+            if isinstance(model, TrainableModel):
+                _refuse_other_optimizer(path, name, model)
             with platform.megatron():
                 state = dist_checkpointing.load(_sharded(model, loading=True), str(path / name))
                 for i, chunk in enumerate(_bare(model)):
                     chunk.load_state_dict(state[f"model{i}"])
                 if isinstance(model, TrainableModel):
                     _restore_first_step(state["optimizer"])
+                    if written < 2 and not all_agree(model.agrees_with(state["optimizer"])):
+                        raise UserError(_misplaced(path, name))
                     model.load_optimizer(state["optimizer"])
-        trainer = json.loads((path / "trainer.json").read_text())
         file = path / "ranks" / f"{self.place.rank:05d}.pt"
         # Without "chunks" it was written before this was kept, by a rank that had one.
         same = {"chunks": 1} | trainer["layout"] == layout(self.place, models["policy"]) and file.exists()
@@ -163,6 +177,22 @@ def _restore_first_step(optimizer: dict[str, Any]) -> None:
     state = optimizer.get("optimizer", optimizer).get("state", {})
     if isinstance(state, dict) and any("exp_avg" in x for x in state.values() if isinstance(x, dict)):
         state.setdefault("common_step", torch.tensor(0.0))
+
+
+def _refuse_other_optimizer(path: Path, name: str, model: TrainableModel) -> None:
+    """Raises UserError where the checkpoint's optimiser is distributed and `model`'s is not, or the other way round."""
+    common = dist_checkpointing.load_common_state_dict(str(path / name))
+    written, asked = "param_state_sharding_type" in common["optimizer"], model.optim_config.use_distributed_optimizer
+    if written != asked:
+        key = f"{'' if name == 'policy' else f'{name}.'}optim.use_distributed_optimizer"
+        raise UserError(f"{key}: found {str(asked).lower()}, expected {str(written).lower()} as in checkpoint {path}")
+
+
+def _misplaced(path: Path, name: str) -> str:
+    return (
+        f"checkpoint {path}: found the {name}'s optimiser state misplaced, as earlier versions wrote it, expected it in place; "
+        "a new run can start from its weights (python -m nemo_amft.convert export, then model.path)"
+    )
 
 
 def _bare(model: ForwardModel) -> list[torch.nn.Module]:

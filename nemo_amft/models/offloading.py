@@ -26,6 +26,13 @@ def prepare(hybrid: HybridDeviceOptimizer) -> None:
             group.pop(name, None)
 
 
+def leave_steps_to_parts(hybrid: HybridDeviceOptimizer) -> None:
+    """Call after its state was loaded. Fused Adam counts steps in its groups, and before each step these get what the hybrid's
+    own groups hold: with the step of a checkpoint among it, which nobody counts on, the bias correction would stand still."""
+    for group in hybrid.param_groups:
+        group.pop("step", None)
+
+
 def copy_to_host(hybrid: HybridDeviceOptimizer) -> None:
     """Give the copies in host memory the present values of the parameters they stand for."""
     for parameter, copy in hybrid.gpu_params_map_cpu_copy.items():

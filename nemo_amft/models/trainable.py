@@ -30,7 +30,7 @@ from nemo_amft.config.schema import ModelConfig, OptimConfig
 from nemo_amft.data.batching import Batch, Cut, MicroBatch, micro_batches, unpad
 from nemo_amft.models import offloading
 from nemo_amft.models.packing import PackedSequences
-from nemo_amft.parallel import platform
+from nemo_amft.parallel import distributed_optimizer, platform
 from nemo_amft.parallel.groups import Place
 from nemo_amft.parallel.reductions import broadcast_from_last_stage
 
@@ -176,6 +176,7 @@ class TrainableModel(ForwardModel):
                     _create_moments(part)
                 hybrid._sync_sub_optimizers_state_to_hdo()
             elif isinstance(member.optimizer, torch.optim.Adam | torch.optim.AdamW):
+                distributed_optimizer.count_steps_of_padding(member.optimizer)
                 _create_moments(member.optimizer)
             else:
                 with platform.megatron():
@@ -267,10 +268,18 @@ class TrainableModel(ForwardModel):
                 for chunk in self.chunks:
                     chunk.start_param_sync(force_sync=True)
 
+    def agrees_with(self, state: dict[str, Any]) -> bool:
+        """Whether this rank's part of a checkpoint's optimiser state has for main weights what the model holds."""
+        if "param_state" not in state:  # not of the distributed optimiser
+            return True
+        (member,) = self._optimizers()
+        return distributed_optimizer.differing_weights(member, state["param_state"]) == 0
+
     def load_optimizer(self, state: dict[str, Any]) -> None:
         """Take over what `optimizer.sharded_state_dict` gave and a checkpoint kept."""
         self.optimizer.load_state_dict(state)
         for hybrid in filter(None, map(offloading.hybrid_of, self._optimizers())):
+            offloading.leave_steps_to_parts(hybrid)
             offloading.copy_to_host(hybrid)
 
     def reload_parameters(self) -> None:

@@ -144,7 +144,9 @@ class _Stream:
 @functools.cache
 def install() -> None:
     """Patch what Megatron-Core needs before it is first used. Call once a process; safe to call again."""
-    _patch_distributed_optimizer()
+    from nemo_amft.parallel import distributed_optimizer
+
+    distributed_optimizer.install()
     _save_without_a_server()
     if is_gpu():
         return
@@ -168,37 +170,6 @@ def install() -> None:
 
     if not hasattr(moe_utils, "te_general_gemm"):  # named at import time by other modules even where TE is absent
         moe_utils.te_general_gemm = None
-
-
-def _patch_distributed_optimizer() -> None:
-    """Two faults of DistributedOptimizer's resume with torch's own Adam (megatron-core 0.16.1), on any device.
-
-    1. Loading asks the checkpoint for the per-parameter "step", which was saved among the param groups: KeyError.
-    2. `load_state_dict` hands every parameter the same "step" tensor, which Adam then increments once per parameter, so the
-       bias correction after a resume is silently wrong.
-    """
-    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
-
-    set_states = DistributedOptimizer._set_main_param_and_optimizer_states
-    load_state_dict = DistributedOptimizer.load_state_dict
-
-    @torch.no_grad()
-    def set_states_but_step(self, model_param, tensors):
-        held = [(state, state.pop("step")) for state in self.optimizer.state.values() if "step" in state]
-        try:
-            set_states(self, model_param, {key: value for key, value in tensors.items() if key != "step"})
-        finally:
-            for state, step in held:
-                state["step"] = step
-
-    def load_with_own_steps(self, state_dict):
-        load_state_dict(self, state_dict)
-        for state in self.optimizer.state.values():
-            if isinstance(state.get("step"), torch.Tensor):
-                state["step"] = state["step"].detach().clone()
-
-    DistributedOptimizer._set_main_param_and_optimizer_states = set_states_but_step
-    DistributedOptimizer.load_state_dict = load_with_own_steps
 
 
 def _save_without_a_server() -> None:

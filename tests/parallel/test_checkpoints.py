@@ -4,35 +4,77 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 
 from nemo_amft.models import checkpoints, offloading
 from nemo_amft.types import UserError
-from tests.parallel import meta_steps
+from tests.parallel import few_weights, meta_steps
 from tests.parallel.meta_steps import Case
-from tests.parallel.ranks import run_ranks
+from tests.parallel.ranks import RanksFailed, run_ranks
 from tests.parallel.test_layouts import assert_same
 
 CASES = {
-    "dp2": (2, Case()),
-    "tp2_sp": (2, Case(tensor=2, sequence_parallel=True)),
-    "pp2": (2, Case(pipeline=2)),
-    "dp2_no_distributed_optimizer": (2, Case(distributed_optimizer=False)),
+    "dp2": (2, False, Case()),
+    "tp2_sp": (2, False, Case(tensor=2, sequence_parallel=True)),
+    "pp2": (2, False, Case(pipeline=2)),
+    "dp2_no_distributed_optimizer": (2, False, Case(distributed_optimizer=False)),
+    # Gradient buffers of several buckets, padded at their ends.
+    "pp2_vpp2_tied": (2, True, Case(pipeline=2, virtual=2)),
+    "pp2_dp3_tied": (6, True, Case(pipeline=2)),
+    "dp2_buckets": (2, False, Case(overlap=True, bucket_size=5000)),
 }
+"""Ranks, whether embeddings are tied, layout."""
 
 
 @pytest.mark.parametrize("name", list(CASES))
 def test_resumed_in_fresh_processes_equals_uninterrupted_bit_for_bit(folders, tmp_path, name):
-    ranks, case = CASES[name]
-    uninterrupted = run_ranks(ranks, meta_steps.save_after_two, folders[False], case, str(tmp_path))
-    resumed = run_ranks(ranks, meta_steps.resume_after_two, folders[False], case, str(tmp_path))
+    ranks, tied, case = CASES[name]
+    uninterrupted = run_ranks(ranks, meta_steps.save_after_two, folders[tied], case, str(tmp_path))
+    resumed = run_ranks(ranks, meta_steps.resume_after_two, folders[tied], case, str(tmp_path))
     assert resumed == uninterrupted
     assert "meta/g_mu" in resumed[0][0], "the kept difference did not survive"
+
+
+def before_formats(folder: Path) -> None:
+    """Make the checkpoint in `folder` one that was written before checkpoints had a format."""
+    (checkpoint,) = folder.iterdir()
+    file, manifest = checkpoint / "trainer.json", checkpoint / "manifest.json"
+    trainer, sealed = json.loads(file.read_text()), json.loads(manifest.read_text())
+    del trainer["format"]
+    file.write_text(json.dumps(trainer))
+    sealed[file.name] = [file.stat().st_size, zlib.crc32(file.read_bytes())]
+    manifest.write_text(json.dumps(sealed))
+
+
+@pytest.mark.parametrize("name", ["pp2", "tp2_sp"])
+def test_an_old_checkpoint_without_padded_buckets_is_loaded(folders, tmp_path, name):
+    ranks, tied, case = CASES[name]
+    uninterrupted = run_ranks(ranks, meta_steps.save_after_two_misplaced, folders[tied], case, str(tmp_path))
+    before_formats(tmp_path)
+    assert run_ranks(ranks, meta_steps.resume_after_two, folders[tied], case, str(tmp_path)) == uninterrupted
+
+
+@pytest.mark.parametrize("read", [Case(pipeline=2, virtual=2), Case(tensor=2)], ids=["as_written", "tp2"])
+def test_an_old_checkpoint_with_misplaced_state_is_refused_on_any_layout(folders, tmp_path, read):
+    ranks, tied, written = CASES["pp2_vpp2_tied"]
+    run_ranks(ranks, meta_steps.save_after_two_misplaced, folders[tied], written, str(tmp_path))
+    before_formats(tmp_path)
+    # On every rank, though only one of the two stages has padded buckets of which a parameter comes behind.
+    with pytest.raises(RanksFailed, match=r"2 of 2 ranks failed(.|\n)*found the policy's optimiser state misplaced"):
+        run_ranks(2, meta_steps.resume_after_two, folders[tied], read, str(tmp_path))
+
+
+def test_a_shard_of_padding_alone_is_saved_and_loaded(tmp_path):
+    """48 weights on two ranks: the second has none of them."""
+    uninterrupted = run_ranks(2, few_weights.save_after_one, str(tmp_path))
+    assert run_ranks(2, few_weights.resume_after_one, str(tmp_path)) == uninterrupted
 
 
 @pytest.mark.parametrize("distributed_optimizer", [True, False])
@@ -42,14 +84,29 @@ def test_models_that_have_made_no_step_are_saved_and_loaded(folders, tmp_path, d
     assert run_ranks(2, meta_steps.resume_at_once, folders[False], case, str(tmp_path)) == saved
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_other_kind_of_optimiser_is_refused_by_its_key(folders, tmp_path, asked):
+    run_ranks(1, meta_steps.save_at_once, folders[False], Case(distributed_optimizer=not asked), str(tmp_path))
+    message = f"UserError: optim.use_distributed_optimizer: found {str(asked).lower()}, expected {str(not asked).lower()} as in"
+    with pytest.raises(RanksFailed, match=message):
+        run_ranks(1, meta_steps.resume_at_once, folders[False], Case(distributed_optimizer=asked), str(tmp_path))
+
+
 @pytest.mark.parametrize(
-    ("written", "read"), [("tp2_sp", Case()), ("dp2", Case(tensor=2)), ("pp2", Case()), ("pp2", Case(pipeline=2, virtual=2))]
+    ("written", "read"),
+    [
+        ("tp2_sp", Case()),
+        ("dp2", Case(tensor=2)),
+        ("pp2", Case()),
+        ("pp2", Case(pipeline=2, virtual=2)),
+        ("pp2_vpp2_tied", Case(overlap=True, bucket_size=5000)),
+    ],
 )
 def test_another_layout_can_read_a_checkpoint(folders, tmp_path, written, read):
     """Without the kept difference, which belongs to the layout: so the entropy term alone moves mu in the first step."""
-    ranks, case = CASES[written]
-    expected = run_ranks(ranks, meta_steps.save_after_two, folders[False], case, str(tmp_path))[0][0]
-    found = run_ranks(2, meta_steps.resume_after_two, folders[False], read, str(tmp_path))[0][0]
+    ranks, tied, case = CASES[written]
+    expected = run_ranks(ranks, meta_steps.save_after_two, folders[tied], case, str(tmp_path))[0][0]
+    found = run_ranks(2, meta_steps.resume_after_two, folders[tied], read, str(tmp_path))[0][0]
     same = [k for k in found if k.startswith(("loss/", "entropy/", "grad_norm/sft", "grad_norm/rl"))]
     assert_same([{k: found[k] for k in same}], [{k: expected[k] for k in same}])
     assert found["mu/missed"] == 1.0
@@ -86,6 +143,28 @@ def test_copies_in_host_memory_follow_the_parameters():
     assert copy.tolist() == [1.0] * 3
 
 
+def fused_steps_after_loading() -> list[int]:
+    """Steps that fused Adam, which counts them in its groups, would have made after a checkpoint of step 3 and two more."""
+    weight = torch.nn.Parameter(torch.zeros(2))
+    adam = {"cpu_optimizer_cls": torch.optim.Adam, "gpu_optimizer_cls": torch.optim.Adam}
+    hybrid = HybridDeviceOptimizer([{"params": [weight]}], **adam)
+    state = hybrid.state_dict()
+    state["param_groups"][0]["step"] = 3
+    hybrid.load_state_dict(state)
+    offloading.leave_steps_to_parts(hybrid)
+    (part,) = hybrid.sub_optimizers
+    counted = []
+    for _ in range(2):
+        hybrid._sync_hdo_param_groups_to_sub_optimizers()  # the start of a step
+        part.param_groups[0]["step"] += 1
+        counted.append(part.param_groups[0]["step"])
+    return counted
+
+
+def test_a_partly_offloaded_optimiser_goes_on_counting_its_steps():
+    assert run_ranks(1, fused_steps_after_loading, process_group=False) == [[4, 5]]
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tmp_path, folders):
     run_ranks(1, meta_steps.save_after_two, folders[False], replace(Case(), advantage="grpo"), str(tmp_path / "checkpoints"))
     (good,) = (tmp_path / "checkpoints").glob("step_*")
@@ -107,3 +186,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tmp_path, folders)
 def test_a_folder_without_checkpoints_is_refused_in_one_line(tmp_path: Path):
     with pytest.raises(UserError, match="found no intact checkpoint, expected a run directory"):
         checkpoints.find(str(tmp_path))
+
+
+def test_a_checkpoint_of_a_later_format_is_refused(tmp_path: Path):
+    (tmp_path / "trainer.json").write_text(json.dumps({"format": checkpoints.FORMAT + 1}))
+    with pytest.raises(UserError, match=f"found format {checkpoints.FORMAT + 1}, expected at most {checkpoints.FORMAT}"):
+        checkpoints.Checkpoints(tmp_path, 1, SimpleNamespace(rank=0)).load(tmp_path, {})
