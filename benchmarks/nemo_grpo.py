@@ -27,7 +27,8 @@ class DigitsTask(ArithmeticTask):
 
 def main() -> None:
     channel = Channel()
-    from nemo_amft.algorithms.build import build_parts, load_data, load_model
+    from nemo_amft.algorithms.build import build_parts, load_model
+    from nemo_amft.algorithms.run_data import load_data
     from nemo_amft.algorithms.trainer import Trainer
     from nemo_amft.config.load import load
     from nemo_amft.data.chat import ChatTemplate

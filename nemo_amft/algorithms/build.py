@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,24 +10,18 @@ import torch.distributed as dist
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from nemo_amft.algorithms.methods.base import Method
-from nemo_amft.algorithms.parts import Parts, RunData
+from nemo_amft.algorithms.parts import Parts
+from nemo_amft.algorithms.run_data import RunData
 from nemo_amft.algorithms.sampling import Sampler
 from nemo_amft.algorithms.throughput import Throughput
 from nemo_amft.config.architecture import from_hub
 from nemo_amft.config.plugins import load_function
-from nemo_amft.config.rules import lookup
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import validate
 from nemo_amft.data.chat import ChatTemplate
-from nemo_amft.data.filtering import drop_long_prompts, refuse_truncation
-from nemo_amft.data.golds import for_grader
-from nemo_amft.data.streams import ExampleStream
 from nemo_amft.data.template import TIME_FILE, pinned_time
-from nemo_amft.data.thoughts import check_thinking, fit_thoughts, thoughts_of
-from nemo_amft.evaluation.leakage import leaked
-from nemo_amft.evaluation.problems import load_benchmarks, wanted
-from nemo_amft.evaluation.run import BenchmarkTask, mathematics, refuse_long_prompts
+from nemo_amft.evaluation.problems import wanted
+from nemo_amft.evaluation.run import BenchmarkTask, mathematics
 from nemo_amft.models import checkpoints
 from nemo_amft.models.builder import build_critic, build_policy
 from nemo_amft.models.checkpoints import Checkpoints
@@ -44,10 +38,10 @@ from nemo_amft.observe.timers import PhaseTimers
 from nemo_amft.parallel import groups, platform
 from nemo_amft.parallel.groups import Place
 from nemo_amft.parallel.peak import device_peak
-from nemo_amft.tasks.base import TAKEN_NAMES, Images, Task, evaluation_sets, images_of, judge_of
+from nemo_amft.tasks.base import Images, Task, judge_of
 from nemo_amft.tasks.math.graders import BenchmarkVerifier, TaskOrBenchmark
 from nemo_amft.tasks.rewards import RewardPool
-from nemo_amft.types import Example, RolloutEngine, UserError
+from nemo_amft.types import RolloutEngine, UserError
 
 
 def on_main_first(place: Place, work: Callable[[], object]):
@@ -70,56 +64,6 @@ def load_chat(config: Config, run_dir: Path, place: Place, hub: HubModel, max_de
     if now is not None and place.is_main:
         print(f"the chat template reads the clock, and is told {now.isoformat()} ({run_dir / TIME_FILE})", flush=True)
     return ChatTemplate(hub.tokenizer, max_demonstration_tokens, now)
-
-
-def load_data(config: Config, task: Task, chat: ChatTemplate) -> RunData:
-    """Problems and demonstrations of all splits, checked against the length limits. Raises UserError."""
-    limits = config.data
-    fitted = {
-        split: drop_long_prompts(task.examples(split), chat, limits.max_prompt_tokens, f"data.{split}")
-        for split in ("train", "validation", "test")
-    }
-    thinking, thoughts = lookup(config, "task.thinking"), thoughts_of(chat, fitted["train"])
-    check_thinking(thinking, thoughts)
-    fitted["train"] = fit_thoughts(fitted["train"], thinking, thoughts)
-    if images_of(task, fitted["train"]) is not None:
-        raise UserError("task: found images, expected text: a policy that sees cannot be trained here (it can be evaluated)")
-    demonstrations = [example for example in fitted["train"] if example.demonstration is not None]
-    wanted_by = _imitating(config)
-    if wanted_by and not demonstrations:
-        raise UserError(f"data.train: found no example with a demonstration, expected at least one for {wanted_by}")
-    refuse_truncation(demonstrations if wanted_by else [], chat, limits.max_demonstration_tokens, limits.max_truncated_fraction)
-    others = {
-        name: drop_long_prompts(examples, chat, limits.max_prompt_tokens, f"evaluation set {name}")
-        for name, examples in evaluation_sets(task).items()
-    }
-    test = fitted["test"] or fitted["validation"]
-    return RunData(fitted["train"], demonstrations, fitted["validation"], test, others, load_watched(config, chat, others))
-
-
-def _imitating(config: Config) -> str:
-    """What imitates demonstrations in this run, "" for nothing."""
-    if config.warmup.steps:
-        return f"warmup.steps={config.warmup.steps}"
-    method = config.method.build(config.rollout.longest)
-    return f"the method, {type(method).__name__}" if method.imitates(config.data) else ""
-
-
-def load_watched(config: Config, chat: ChatTemplate, taken: Mapping[str, object]) -> dict[str, list[Example]]:
-    """The benchmarks to evaluate during training, each answer with the name of its grader; nothing is trained on them, and
-    problems that the training data has too are pointed out. Raises UserError, for a name that an evaluation set has as well."""
-    chosen = wanted(config.benchmarks)
-    if not chosen:
-        return {}
-    sets = load_benchmarks(chosen, config.evaluation, mathematics(config))
-    refuse_long_prompts(sets, chat.prompt_ids, config.data.max_prompt_tokens)
-    leaked(config.data.train, sets, config.evaluation.check_training)
-    for name in sorted(sets.keys() & {*TAKEN_NAMES, *taken}):
-        raise UserError(f"benchmarks.{name}: found the name {name!r}, expected one that no split has")
-    return {
-        name: [replace(example, answer=for_grader(problems.graders[0], example.answer)) for example in problems.examples]
-        for name, problems in sets.items()
-    }
 
 
 def build_parts(
@@ -166,7 +110,7 @@ def build_parts(
         reference=reference,
         engine=engine,
         sampler=sampler,
-        streams=_streams(method, data, seed),
+        streams=data.streams(method, seed),
         data=data,
         timers=timers,
         throughput=Throughput(
@@ -180,12 +124,6 @@ def build_parts(
     )
 
 
-def _streams(method: Method, data: RunData, seed: int) -> dict[str, ExampleStream]:
-    prompts = data.demonstrations if method.needs_demonstrations else data.prompts
-    sets = {"prompts": prompts, "meta": data.validation} | (
-        {"demonstrations": data.demonstrations} if data.demonstrations else {}
-    )
-    return {name: ExampleStream(examples, seed, name) for name, examples in sets.items()}
 
 
 def _build_critic(config: Config, hub: HubModel, run_dir: Path, place: Place) -> Critic:

@@ -67,7 +67,7 @@ def evaluate_run(config: Config, checkpoint: str | None) -> int:
             task = BenchmarkTask(mathematical.thinking)
             sets = on_main_first(place, lambda: load_benchmarks(chosen, config.evaluation, mathematical))
             refuse_long_prompts(sets, chat.prompt_ids, config.data.max_prompt_tokens)
-            seen = leaked(config.data.train, sets, config.evaluation.check_training) if place.is_main else None
+            seen = leaked(config.data, sets, config.evaluation.check_training) if place.is_main else None
         else:
             problems = on_main_first(place, lambda: test_problems(config, task, chat))
         if (thinking := lookup(config, "task.thinking")) is not None:

@@ -11,9 +11,16 @@ from nemo_amft.types import Example
 
 
 def evaluate(
-    sampler: Sampler, name: str, examples: Sequence[Example], samples: int, max_new_tokens: int, temperature: float
+    sampler: Sampler,
+    name: str,
+    examples: Sequence[Example],
+    samples: int,
+    max_new_tokens: int,
+    temperature: float,
+    sources: Sequence[str] = (),
 ) -> tuple[dict[str, float], list[Group]]:
-    """Mean accuracy over `samples` responses a problem, with its standard error over problems.
+    """Mean accuracy over `samples` responses a problem, with its standard error over problems; that of each of the `sources`
+    beside it.
 
     The seeds belong to (run seed, `name`, problem, sample) and not to the step, so that two evaluations differ by the policy
     alone.
@@ -32,6 +39,10 @@ def evaluate(
         f"{name}/reward_timeout": float(sum(s.verdict.status == "timeout" for s in drawn)),
         f"{name}/reward_error": float(sum(s.verdict.status == "error" for s in drawn)),
     }
+    for source in sources:
+        mine = [score for score, group in zip(scores, groups, strict=True) if group.example.source == source]
+        if mine:
+            metrics[f"{name}/accuracy/{source}"] = sum(mine) / len(mine)
     sampler.failures()  # counted above, under the set's name, and not to be counted again by the training step that follows
     for number in dict.fromkeys(key for sample in drawn for key in sample.verdict.numbers):
         values = [sample.verdict.numbers[number] for sample in drawn if number in sample.verdict.numbers]

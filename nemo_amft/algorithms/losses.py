@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nemo_amft.types import LossAndMetrics, Metrics, Totals
+from nemo_amft.types import LossAndMetrics, Metrics, TokenLoss, Totals
 
 Aggregation = Literal["token_mean", "seq_mean_token_sum_norm", "seq_mean_token_mean"]
 
@@ -80,6 +80,33 @@ class SFTLoss:
     ) -> LossAndMetrics:
         weights = token_weights(mask, "token_mean", totals, 1)
         return -(log_prob * weights).sum(), {"loss/sft": token_sum(-log_prob, mask), "entropy/sft": token_sum(entropy, mask)}
+
+
+@dataclass(frozen=True)
+class BySource:
+    """A loss on demonstrations, and beside it their mean negative log-likelihood for each source.
+
+    extras: those of `loss`, and `source` [B, 1], each sequence's place in `sources`.
+    """
+
+    loss: TokenLoss
+    sources: tuple[str, ...]
+
+    @property
+    def entropy_gradient(self) -> bool:
+        return self.loss.entropy_gradient
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (*self.loss.metrics, *(f"loss/sft/{source}" for source in self.sources))
+
+    def __call__(
+        self, log_prob: Tensor, entropy: Tensor, mask: Tensor, extras: dict[str, Tensor], totals: Totals
+    ) -> LossAndMetrics:
+        loss, metrics = self.loss(log_prob, entropy, mask, extras, totals)
+        for place, source in enumerate(self.sources):
+            metrics[f"loss/sft/{source}"] = token_sum(-log_prob, mask & (extras["source"] == place))
+        return loss, metrics
 
 
 @dataclass(frozen=True)

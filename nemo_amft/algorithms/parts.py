@@ -8,10 +8,11 @@ from pathlib import Path
 
 from nemo_amft.algorithms.controllers.base import Controller
 from nemo_amft.algorithms.methods.base import Method
+from nemo_amft.algorithms.run_data import RunData
 from nemo_amft.algorithms.sampling import Sampler
 from nemo_amft.algorithms.throughput import Throughput
 from nemo_amft.config.schema import Config
-from nemo_amft.data.streams import ExampleStream
+from nemo_amft.data.streams import Stream
 from nemo_amft.models.critic import Critic
 from nemo_amft.models.policy import Policy
 from nemo_amft.models.trainable import ForwardModel
@@ -20,21 +21,7 @@ from nemo_amft.observe.progress import Progress
 from nemo_amft.observe.rollouts import RolloutWriter
 from nemo_amft.observe.timers import PhaseTimers
 from nemo_amft.parallel.groups import Place
-from nemo_amft.types import Example, RolloutEngine
-
-
-@dataclass(frozen=True)
-class RunData:
-    """The examples of a run, fitted to the limits of the config."""
-
-    prompts: list[Example]
-    demonstrations: list[Example]
-    validation: list[Example]
-    test: list[Example]
-    evaluation_sets: dict[str, list[Example]] = field(default_factory=dict)
-    """The task's problems out of distribution, by name."""
-    benchmarks: dict[str, list[Example]] = field(default_factory=dict)
-    """Published sets to watch during training, by name; their answers say who grades them."""
+from nemo_amft.types import RolloutEngine
 
 
 @dataclass
@@ -51,7 +38,7 @@ class Parts:
     reference: ForwardModel | None
     engine: RolloutEngine
     sampler: Sampler
-    streams: dict[str, ExampleStream]
+    streams: dict[str, Stream]
     """demonstrations (D_SFT, where the data has some), prompts, meta (D_val, for grad U)."""
     data: RunData
     timers: PhaseTimers

@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from nemo_amft.algorithms.build import build_parts, load_chat, load_data, load_model, on_main_first
+from nemo_amft.algorithms.build import build_parts, load_chat, load_model, on_main_first
 from nemo_amft.algorithms.meta_gradient import KeptDifference
-from nemo_amft.algorithms.parts import Parts, RunData
+from nemo_amft.algorithms.parts import Parts
+from nemo_amft.algorithms.run_data import RunData, load_data
 from nemo_amft.algorithms.trainer import Stopped, Trainer
 from nemo_amft.algorithms.vital_signs import DeadError
 from nemo_amft.algorithms.warmup import after_warm_up, warm_up, warm_up_critic
@@ -83,7 +84,15 @@ def show_setup(config: Config, run_dir: Path, data: RunData, chat: ChatTemplate)
     """The batch table, and two decoded examples of each stream: what goes in should be seen before it is computed on."""
     print(f"configuration, resolved: {run_dir / 'config.yaml'}")
     print("\n".join(f"  {name:<36}{value}" for name, value in batch_table(config)))
-    for name, examples in (("demonstration", data.demonstrations[:2]), ("prompt", data.prompts[:2])):
+    for name, weights, examples in (
+        ("prompts", data.prompt_weights, data.prompts),
+        ("demonstrations", data.demonstration_weights, data.demonstrations),
+    ):
+        for source, weight in weights.items():
+            size = sum(example.source == source for example in examples)
+            print(f"  {name} of {source:<24}{weight / sum(weights.values()):.1%} of those drawn, from {size:,}")
+    shown = (("demonstration", data.some_demonstrations(2)), ("prompt", data.some_prompts(2)))
+    for name, examples in shown:
         for example in examples:
             ids = chat.demonstration(example).tokens if name == "demonstration" else chat.prompt_ids(example.messages)
             text = chat.decode(ids)

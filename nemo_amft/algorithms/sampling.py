@@ -171,8 +171,9 @@ def refuse_no_numbers(completions: Sequence[Completion], engine: RolloutEngine) 
         )
 
 
-def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """What a batch of rollouts looks like: rewards, lengths. Nothing of no rollouts."""
+def rollout_metrics(groups: Sequence[Group], sources: Sequence[str] = ()) -> dict[str, float]:
+    """What a batch of rollouts looks like: rewards, lengths; reward and accuracy of those `sources` that have a part in it.
+    Nothing of no rollouts."""
     if not groups:
         return {}
     samples = [sample for group in groups for sample in group.samples]
@@ -187,4 +188,15 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "response_length/max": float(max((s.num_tokens for s in samples), default=0)),
         "response_turns/mean": sum(s.num_turns for s in samples) / n,
         "truncated_fraction": sum(not s.finished for s in samples) / n,
+        **_by_source(groups, sources),
     }
+
+
+def _by_source(groups: Sequence[Group], sources: Sequence[str]) -> dict[str, float]:
+    found = {}
+    for source in sources:
+        verdicts = [sample.verdict for group in groups if group.example.source == source for sample in group.samples]
+        if verdicts:
+            found[f"reward/{source}"] = sum(verdict.reward for verdict in verdicts) / len(verdicts)
+            found[f"accuracy/{source}"] = sum(verdict.correct for verdict in verdicts) / len(verdicts)
+    return found

@@ -85,8 +85,8 @@ class Trainer:
         demonstrations = self.demonstrations(p.method.demonstrations_per_step(c.data.demonstrations_per_step))
         prompts = p.method.prompts(t, p.streams["prompts"].take(c.data.prompts_per_step))
         groups, meta_groups = self._rollouts(t, prompts)
-        terms = p.method.compose(t, groups, demonstrations)
-        metrics = rollout_metrics(groups) | p.sampler.failures() | p.method.metrics()
+        terms = [term.by_source(p.data.demonstration_sources) for term in p.method.compose(t, groups, demonstrations)]
+        metrics = rollout_metrics(groups, p.data.prompt_sources) | p.sampler.failures() | p.method.metrics()
         metrics["demonstrations/truncated"] = float(p.sampler.chat.num_truncated - truncated)
         meta = self._meta_gradient(t, meta_groups, metrics)
         learning_rate = set_schedule(self.schedule, t)
@@ -315,9 +315,8 @@ class Trainer:
         with self.awake(), p.timers("validation"):
             for name, examples in sets.items():
                 self.stop_if_asked()
-                found, groups = evaluate(
-                    p.sampler, name, examples, v.samples, self.config.rollout.max_new_tokens, v.temperature
-                )
+                length, sources = self.config.rollout.max_new_tokens, p.data.prompt_sources if name == "validation" else ()
+                found, groups = evaluate(p.sampler, name, examples, v.samples, length, v.temperature, sources)
                 metrics |= found
                 with side_output("rollouts/"):
                     p.rollout_log.write(step, groups, name)

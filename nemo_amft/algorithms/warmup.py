@@ -26,7 +26,7 @@ def warm_up(trainer: Trainer) -> Iterator[int]:
     while trainer.progress.warmup_step < c.steps:
         w = trainer.progress.warmup_step
         learning_rate = set_schedule(schedule, w)
-        term = sft_term(trainer.demonstrations(c.demonstrations_per_step))
+        term = sft_term(trainer.demonstrations(c.demonstrations_per_step)).by_source(p.data.demonstration_sources)
         result = update_policy(p.policy, [trainer.share(term)], lambda _: {}, p.timers, temperature=1.0)
         metrics = result.metrics | {"grad_norm/total": result.grad_norm, "learning_rate": learning_rate}
         metrics["entropy"] = metrics["entropy/sft"]
@@ -56,11 +56,11 @@ def target_entropy(trainer: Trainer) -> float:
     p, c = trainer.parts, trainer.config
     n = c.warmup.target_entropy_batches
     if p.controller.first_term == "sft" and p.data.demonstrations:
-        examples = p.data.demonstrations[: n * c.data.demonstrations_per_step]
+        examples = p.data.some_demonstrations(n * c.data.demonstrations_per_step)
         batch, temperature = Batch.whole([p.sampler.chat.demonstration(e) for e in examples]), 1.0
     else:
         with trainer.awake():
-            groups = trainer.roll_out("target_entropy", 0, p.data.prompts[: n * c.data.prompts_per_step], 1)
+            groups = trainer.roll_out("target_entropy", 0, p.data.some_prompts(n * c.data.prompts_per_step), 1)
         p.sampler.failures()  # a reward that could not be graded has no part in an entropy
         batch, temperature = Batch.whole([s.sequence for g in groups for s in g.samples]), c.rollout.temperature
     share = batch.share(p.place)
@@ -84,7 +84,7 @@ def warm_up_critic(trainer: Trainer) -> Iterator[int]:
             prompts = p.streams["prompts"].take(c.data.prompts_per_step)
             groups = trainer.roll_out("critic", i, prompts, c.data.samples_per_prompt)
         terms = [term for term in p.method.compose(0, groups, []) if "value" in term.needs]
-        metrics = rollout_metrics(groups) | p.sampler.failures()
+        metrics = rollout_metrics(groups, p.data.prompt_sources) | p.sampler.failures()
         shares = [trainer.share(term) for term in terms]
         metrics |= trainer.prepare([shares]) | trainer.update_critic([shares])
         trainer.count_skipped(0.0, metrics)

@@ -51,7 +51,8 @@ class WarmUpSelection:
         examples = p.data.validation[: v.prompts]
         with self.trainer.awake(), p.timers("validation"):
             length = self.trainer.config.rollout.max_new_tokens
-            metrics, _ = evaluate(p.sampler, "validation", examples, v.samples, length, v.temperature)
+            sources = p.data.prompt_sources
+            metrics, _ = evaluate(p.sampler, "validation", examples, v.samples, length, v.temperature, sources)
         accuracy = self.trainer.progress.accuracy
         if metrics["validation/accuracy"] >= accuracy.get("selected/validation", 0.0):
             accuracy |= {"selected/validation": metrics["validation/accuracy"], "selected/step": float(steps)}

@@ -12,15 +12,13 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from nemo_amft.config import launcher
+from nemo_amft.config import data_rules, launcher
 from nemo_amft.config.architecture import Architecture, architecture_of
 from nemo_amft.config.free_keys import unknown_keys, wrong_sizes
 from nemo_amft.config.plugins import load_function
 from nemo_amft.config.ranges import out_of_range
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import PLUGIN_SECTIONS
-from nemo_amft.data.places import missing, sources_of
-from nemo_amft.data.template import parse_time
 from nemo_amft.parallel import signals
 from nemo_amft.types import UserError
 
@@ -45,7 +43,7 @@ def violations(config: Config, *, on_this_machine: bool = True, module: str = "n
         return  # the rules below divide by these numbers
     rules: list[Callable[[Config], Iterator[str]]] = [
         unknown_keys, _layout, _divisibility, _pipeline_and_recompute, _optimizer, _lengths,
-        _rollout, _batches, _validation, _controller, _files, _plugins, _reward, _time,
+        _rollout, _batches, _validation, _controller, _files, data_rules.violations, _plugins, _reward, _time,
     ]  # fmt: skip
     for rule in rules:
         yield from rule(config)
@@ -289,20 +287,6 @@ def _files(config: Config) -> Iterator[str]:
         yield f"exp_manager.explicit_log_dir: found {folder}, a file, expected a folder, new or of a run to continue"
     if config.model.path is None and config.model.config_overrides:
         yield "model.config_overrides: found with model.path null, expected keys under model.scratch instead"
-    template = config.model.chat_template
-    if template is not None and not Path(template).is_file():
-        yield f"model.chat_template: expected a file, found {template!r}, which does not exist"
-    if config.model.chat_template_time is not None:
-        yield from _complaints(lambda: parse_time("model.chat_template_time", config.model.chat_template_time))
-    for key in ("model.path", "model.tokenizer", "critic.path"):
-        value = lookup(config, key)
-        if value is not None and not (value.strip() and Path(value).exists()) and looks_local(value):
-            yield f"{key}: expected a hub id or a folder, found {value!r}, which does not exist"
-    given = {key: lookup(config, key) for key in ("data.train", "data.validation", "data.test")}
-    for key, value in (given | {f"benchmarks.{name}": source for name, source in config.benchmarks.items()}).items():
-        if value == ():
-            yield f"{key}: found an empty list, expected at least one source"
-        yield from (f"{key}: {complaint}" for source in sources_of(value) if (complaint := missing(source)) is not None)
 
 
 def looks_local(path: str) -> bool:

@@ -13,7 +13,23 @@ from nemo_amft.config.typed import Location
 from nemo_amft.evaluation.config import EvaluationConfig
 
 Sources = Location | tuple[Location, ...]
-"""Where problems come from: one source, or a list."""
+"""Where problems come from: one source, or a list, which is read as one."""
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One source of a mixture."""
+
+    path: Sources
+    """Where it is."""
+    weight: float = 1.0
+    """Its share of what is drawn, as a part of the sum of all weights, however many it holds."""
+    name: str | None = None
+    """What it is called in metrics. None: as its file, folder or hub id."""
+
+
+Mixture = Sources | tuple[SourceConfig, ...]
+"""Sources, or several of them with weights."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +198,12 @@ class DataConfig:
     """n, rollouts a prompt."""
     demonstrations_per_step: int = 128
     """m, demonstrations in the SFT term of a step."""
-    train: Sources | None = None
-    """Training problems: a file, a glob, a folder or a hub id, or a list of them (docs/data.md). Generated tasks take none."""
+    train: Mixture | None = None
+    """Training problems: a file, a glob, a folder or a hub id, a list of them, or a list of {path, weight, name}, which are
+    mixed by weight (docs/data.md). Generated tasks take none."""
+    demonstrations: Mixture | None = None
+    """D_SFT, where it is not the training problems that have a demonstration: for warm-up, H* and the SFT term. It needs no
+    answers, and loses what is held out."""
     validation: Sources | None = None
     """Held-out problems for D_val. None: `validation_size` are held out of `train`."""
     test: Sources | None = None

@@ -107,13 +107,16 @@ def _union(value: Any, expected: Any, key: str) -> Any:
     if value is None and type(None) in members:
         return None
     members = [member for member in members if member is not type(None)]
+    inside = ""
     for member in members:
         try:
             return convert(value, member, key)
-        except UserError:
+        except UserError as error:
+            if not str(error).startswith(f"{key}: ") and len(str(error).partition(":")[0]) > len(inside.partition(":")[0]):
+                inside = str(error)  # of the members, the one that fits best is right furthest into the value
             if len(members) == 1 and get_origin(member) not in (None, Annotated):
                 raise  # says more than "expected X or null" does
-    raise _wrong(value, expected, key)
+    raise UserError(inside) if inside else _wrong(value, expected, key)
 
 
 def _float(value: Any, key: str) -> float:
@@ -164,8 +167,14 @@ def describe(expected: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(describe(member) for member in inner)
     if origin in (tuple, list):
-        return "[" + ", ".join("..." if member is Ellipsis else describe(member) for member in inner) + "]"
+        return "[" + ", ".join("..." if member is Ellipsis else _describe_item(member) for member in inner) + "]"
     return "a mapping" if origin is dict or expected is dict else getattr(expected, "__name__", str(expected))
+
+
+def _describe_item(expected: Any) -> str:
+    if dataclasses.is_dataclass(expected):
+        return "{" + ", ".join(field.name for field in dataclasses.fields(expected)) + "}"
+    return describe(expected)
 
 
 def show(value: Any) -> str:

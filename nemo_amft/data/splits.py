@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import unicodedata
 from collections.abc import Iterable, Sequence
 
 from nemo_amft.types import Example, UserError
+
+logger = logging.getLogger(__name__)
 
 
 def problem_text(example: Example) -> str:
@@ -58,6 +61,22 @@ def refuse_overlap(name: str, examples: Sequence[Example], other_name: str, othe
             f"{_origin(found)}: found a problem that {other_name} also has ({_origin(seen)}), {len(shared)} such in all, "
             f"expected {name} disjoint from it: {text[:80]!r}"
         )
+
+
+def drop_overlap(name: str, examples: Sequence[Example], held_out: Iterable[Example]) -> list[Example]:
+    """The examples that are no problem of `held_out`; logs how many of `name` were. Raises UserError if none is left."""
+    seen = {problem_key(other): other for other in held_out}
+    keys = [problem_key(example) for example in examples]
+    kept = [example for example, key in zip(examples, keys, strict=True) if key not in seen]
+    if len(kept) == len(examples):
+        return kept
+    first = next(i for i, key in enumerate(keys) if key in seen)
+    found = f"{len(examples) - len(kept)} of {len(examples)} whose problem is held out for validation or a test"
+    found += f" (first: {_origin(examples[first])} = {_origin(seen[keys[first]])})"
+    if not kept:
+        raise UserError(f"{name}: found {found}, expected others")
+    logger.warning("%s: dropped %s", name, found)
+    return kept
 
 
 def hold_out(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nemo_amft.types import Example, UserError
 
@@ -51,8 +52,10 @@ class ExampleStream:
         """What `load_state_dict` needs, as plain numbers."""
         return {"position": self._position}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue after `state["position"]` examples."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue after `state["position"]` examples. Raises UserError for the state of a mixture."""
+        if "position" not in state:
+            raise _other_sources(self._name, {}, state["weights"])
         position = state["position"]
         assert isinstance(position, int), position
         assert position >= 0, position
@@ -62,3 +65,67 @@ class ExampleStream:
         order = list(range(len(self._examples)))
         random.Random(f"{self._seed}/{self._name}/{epoch}").shuffle(order)
         return order
+
+
+class MixedStream:
+    """Streams of several sources as one: each example comes from the source that is furthest behind its share.
+
+    Shares are proportional to the weights, of the first examples as of all, and do not depend on how many a source has: a small
+    one is repeated, as often as its weight asks. The state is the number of examples taken of each source.
+    """
+
+    def __init__(self, examples: Sequence[Example], weights: Mapping[str, float], seed: int, name: str) -> None:
+        """`weights`: of each `Example.source` among `examples`, positive. Raises UserError for a source without an example."""
+        assert all(weight > 0 for weight in weights.values()), weights
+        found = {source: [example for example in examples if example.source == source] for source in weights}
+        assert sum(map(len, found.values())) == len(examples), "an example of a source without a weight"
+        total = sum(weights.values())
+        self._name, self._weights = name, dict(weights)
+        self._shares = {source: weight / total for source, weight in weights.items()}
+        self._streams = {source: ExampleStream(some, seed, f"{name}/{source}") for source, some in found.items()}
+
+    @property
+    def position(self) -> int:
+        """Examples taken since the start, of all sources."""
+        return sum(stream.position for stream in self._streams.values())
+
+    def take(self, n: int) -> list[Example]:
+        """The next `n` examples."""
+        assert n >= 0, n
+        return [self._streams[self._next()].take(1)[0] for _ in range(n)]
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """What `load_state_dict` needs, as plain numbers."""
+        return {"weights": self._weights, "positions": {source: stream.position for source, stream in self._streams.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue after as many examples of each source as `state` says. Raises UserError for other sources or weights, with
+        which the shares so far would not be those asked for."""
+        if state.get("weights") != self._weights:
+            raise _other_sources(self._name, self._weights, state.get("weights", {}))
+        for source, stream in self._streams.items():
+            stream.load_state_dict({"position": state["positions"][source]})
+
+    def _next(self) -> str:
+        due = self.position + 1
+        return max(self._shares, key=lambda source: self._shares[source] * due - self._streams[source].position)
+
+
+Stream = ExampleStream | MixedStream
+
+
+def stream_of(examples: Sequence[Example], weights: Mapping[str, float], seed: int, name: str) -> Stream:
+    """The stream of a mixture, or, without weights, of examples that are all alike. Raises UserError if there are none."""
+    return MixedStream(examples, weights, seed, name) if weights else ExampleStream(examples, seed, name)
+
+
+def some_of(examples: Sequence[Example], weights: Mapping[str, float], n: int) -> list[Example]:
+    """The first `n` examples; of a mixture, as many of each source as the first `n` that a stream takes."""
+    return MixedStream(examples, weights, 0, "some").take(n) if weights else list(examples[:n])
+
+
+def _other_sources(name: str, found: Mapping[str, float], before: Mapping[str, float]) -> UserError:
+    def listed(weights: Mapping[str, float]) -> str:
+        return ", ".join(f"{source} with weight {weight:g}" for source, weight in weights.items()) or "no weights"
+
+    return UserError(f"data: found {listed(found)} for the {name}, expected the checkpoint's, {listed(before)}")

@@ -24,7 +24,7 @@ class EvaluationConfig:
     chunk: int = 1024
     """Responses drawn between two writes to disk: what a killed run loses at most. The longest of each is waited for."""
     check_training: Literal["files", "always", "never"] = "files"
-    """Look for benchmark problems in data.train. files: only where that is a file on this machine."""
+    """Look for benchmark problems in data.train and data.demonstrations. files: only where these are on this machine."""
 
     def __post_init__(self) -> None:
         for name in ("samples", "max_problems", "chunk"):

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from nemo_amft.data.places import is_local, sources_of
-from nemo_amft.data.sources import load_examples
+from nemo_amft.config.schema import DataConfig
+from nemo_amft.data.mixture import load_mixture, places_of
+from nemo_amft.data.places import is_local
 from nemo_amft.data.splits import overlap
 from nemo_amft.evaluation.problems import ProblemSet
 
 logger = logging.getLogger(__name__)
 
 
-def leaked(train: str | Sequence[str] | None, sets: Mapping[str, ProblemSet], when: str) -> dict[str, list[str]] | None:
-    """Ids of the problems of each benchmark whose text is in the training problems `train`, as data.splits compares texts:
+def leaked(data: DataConfig, sets: Mapping[str, ProblemSet], when: str) -> dict[str, list[str]] | None:
+    """Ids of the problems of each benchmark whose text is in data.train or data.demonstrations, as data.splits compares texts:
     cases, spaces and punctuation aside. A number changed or a sentence reworded goes unnoticed.
 
     None where nobody looked: no training data, or `when` ("files", "always", "never") says not to. Found ones are logged as a
     warning and left in.
     """
-    if train is None or when == "never":
+    places = [*places_of(data.train), *places_of(data.demonstrations)]
+    if not places or when == "never" or (when == "files" and not all(map(is_local, places))):
         return None
-    if when == "files" and not all(map(is_local, sources_of(train))):
-        return None
-    problems = load_examples(train, demonstrations=False)
+    problems = load_mixture(data.train, "train", demonstrations=False)
+    problems += load_mixture(data.demonstrations, "train", "demonstration")
     found = {name: [mine.id for mine, _ in overlap(one.examples, problems)] for name, one in sets.items()}
     for name, ids in found.items():
         if ids:
-            logger.warning("benchmarks.%s: %d of its problems are in data.train (first: %s)", name, len(ids), ids[0])
+            logger.warning("benchmarks.%s: %d of its problems are in the training data (first: %s)", name, len(ids), ids[0])
     return found

@@ -76,8 +76,16 @@ class Task(Protocol):
     # def environment(self) -> Environment, and max_turns: int, the most responses of an episode, where there are several turns.
     # Optional: generated = True, of a task that reads none of data.train, data.validation and data.test.
     # Optional: def evaluation_sets(self) -> dict[str, Sequence[Example]], problems out of distribution by name.
+    # Optional: def prompted(self, example) -> Example, what the task makes of the messages of examples that it has not read
+    # itself (data.demonstrations): another system message, say.
     # Optional: def images(self, example) -> Sequence[PIL.Image.Image], what the policy sees: the first comes with the prompt,
     # others with the messages whose verdict says so (Verdict.follow_up_images). All examples have some, or none has.
+
+
+def prompted(task: Task, examples: Sequence[Example]) -> list[Example]:
+    """Demonstrations of data.demonstrations with prompts as the task writes them; as they are where it has no say."""
+    write = getattr(task, "prompted", None)
+    return [write(example) for example in examples] if write is not None else list(examples)
 
 
 def judge_of(task: Task) -> Verifier | Environment:

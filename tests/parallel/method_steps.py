@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from nemo_amft.algorithms.build import build_parts, load_data, load_model
+from nemo_amft.algorithms.build import build_parts, load_model
 from nemo_amft.algorithms.run import Run, close
+from nemo_amft.algorithms.run_data import load_data
 from nemo_amft.algorithms.trainer import Trainer
 from nemo_amft.algorithms.warmup import after_warm_up, warm_up, warm_up_critic
 from nemo_amft.config.schema import Config

@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from nemo_amft.config.load import load
+from nemo_amft.config.schema import DataConfig
 from nemo_amft.evaluate import completed
 from nemo_amft.evaluation.config import EvaluationConfig
 from nemo_amft.evaluation.leakage import leaked
@@ -130,11 +131,13 @@ def test_benchmark_problems_in_the_training_data_are_found(tmp_path, caplog):
     rows = [{"prompt": "what  is 2 + 2", "answer": "4"}, {"prompt": "What is 2 + 3?", "answer": "5"}]
     train = _file(tmp_path / "train.jsonl", *rows)
     with caplog.at_level(logging.WARNING):
-        assert leaked(train, sets, "files") == {"mine": ["mine/2"]}
-    assert "benchmarks.mine: 1 of its problems are in data.train (first: mine/2)" in caplog.text
-    assert leaked(None, sets, "always") is None
-    assert leaked(train, sets, "never") is None
-    assert leaked("owner/set", sets, "files") is None  # not fetched for this
+        assert leaked(DataConfig(train=train), sets, "files") == {"mine": ["mine/2"]}
+    assert "benchmarks.mine: 1 of its problems are in the training data (first: mine/2)" in caplog.text
+    shown = _file(tmp_path / "shown.jsonl", {"prompt": "What is 3 + 3?", "answer": "6", "demonstration": "6"})
+    assert leaked(DataConfig(train=train, demonstrations=shown), sets, "files") == {"mine": ["mine/2", "mine/3"]}
+    assert leaked(DataConfig(), sets, "always") is None
+    assert leaked(DataConfig(train=train), sets, "never") is None
+    assert leaked(DataConfig(train="owner/set"), sets, "files") is None  # not fetched for this
 
 
 # ---- configuration

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nemo_amft.algorithms.demonstration_losses import AnchoredNLL, SelfImitationLoss
-from nemo_amft.algorithms.losses import PolicyLoss, SFTLoss, UtilityLoss, ValueLoss, token_weights
+from nemo_amft.algorithms.losses import BySource, PolicyLoss, SFTLoss, UtilityLoss, ValueLoss, token_weights
 from nemo_amft.types import Totals
 
 
@@ -155,3 +155,17 @@ def test_sft_loss_is_the_token_mean_and_reports_entropy():
     loss, metrics = SFTLoss()(log_prob, entropy, mask, {}, Totals(int(mask.sum()), 3))
     assert loss.item() == pytest.approx(-log_prob[mask].mean().item())
     assert metrics["entropy/sft"][0].item() == pytest.approx(entropy[mask].sum().item())
+
+
+def test_the_loss_of_each_source_is_the_mean_over_its_own_tokens_and_changes_nothing_else():
+    _, log_prob, entropy, mask = _batch(3)
+    mask[2] = False  # a source may have no token in a micro-batch
+    extras, totals = {"source": torch.tensor([[1.0], [0.0], [2.0]])}, Totals(int(mask.sum()) + 5, 4)
+    plain, expected = SFTLoss()(log_prob, entropy, mask, {}, totals)
+    loss, metrics = BySource(SFTLoss(), ("a", "b", "c"))(log_prob, entropy, mask, extras, totals)
+    assert loss.item() == plain.item()
+    assert set(metrics) == set(BySource(SFTLoss(), ("a", "b", "c")).metrics)
+    for source, row in (("b", 0), ("a", 1), ("c", 2)):
+        total, count = metrics[f"loss/sft/{source}"]
+        assert (total.item(), count.item()) == (pytest.approx(-log_prob[row][mask[row]].sum().item()), mask[row].sum().item())
+    assert metrics["loss/sft"] == expected["loss/sft"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 
 from nemo_amft.algorithms.advantages import group_advantages
-from nemo_amft.algorithms.losses import PolicyLoss, SFTLoss
+from nemo_amft.algorithms.losses import BySource, PolicyLoss, SFTLoss
 from nemo_amft.data.batching import Batch
 from nemo_amft.data.chat import responses
 from nemo_amft.types import Example, TokenLoss, TokenSequence, UserError, Verdict
@@ -108,6 +108,16 @@ class Term:
     """An optimiser update of its own, after the step's others, instead of a part of theirs."""
     needs: frozenset[str] = frozenset()
     rl: RLConfig | None = field(default=None, repr=False)
+    sources: Sequence[str] = ()
+    """Where the sequences come from, if they are demonstrations."""
+
+    def by_source(self, known: Sequence[str]) -> Term:
+        """The term, with the loss of each of the `known` sources among its metrics where it has demonstrations."""
+        if not self.sources or not known:
+            return self
+        place = {source: float(i) for i, source in enumerate(known)}
+        numbers = self.batch.per_sequence | {"source": [place[source] for source in self.sources]}
+        return replace(self, batch=replace(self.batch, per_sequence=numbers), loss=BySource(self.loss, tuple(known)))
 
     def split(self, parts: int) -> list[Term]:
         """For several updates from one rollout batch: neighbouring sequences, each part with global counts of its own."""
@@ -276,7 +286,8 @@ def text_of(example: Example) -> str:
 
 def sft_term(demonstrations: Sequence[Demonstration], loss: TokenLoss | None = None) -> Term:
     """Token-mean NLL of the demonstrations (paper, Eq. 2), or another `loss` over them."""
-    return Term("sft", Batch.whole([d.sequence for d in demonstrations]), loss or SFTLoss())
+    batch = Batch.whole([d.sequence for d in demonstrations])
+    return Term("sft", batch, loss or SFTLoss(), sources=[d.example.source for d in demonstrations])
 
 
 def advantages_of(rewards: Sequence[float], rl: RLConfig) -> list[float]:

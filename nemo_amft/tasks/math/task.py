@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from nemo_amft.config.schema import DataConfig
-from nemo_amft.data.sources import load_examples
+from nemo_amft.config.schema import DataConfig, Mixture
+from nemo_amft.data.mixture import load_mixture
 from nemo_amft.data.splits import hold_out, overlap, refuse_overlap
 from nemo_amft.tasks.base import Split, Verifier
 from nemo_amft.tasks.math.oat import OatVerifier
@@ -82,8 +82,11 @@ class MathTask:
             logger.warning("data.test: %d problems are also in data.train (first: %s = %s)", len(shared), found.id, seen.id)
         return {"train": train, "validation": validation, "test": validation if test is None else test}
 
-    def _load(self, split: Split, source: str | Sequence[str]) -> list[Example]:
-        prompt = self.config.system_prompt
-        # Only demonstrations of the training problems are ever trained on.
-        found = load_examples(source, split, demonstrations=split == "train")
-        return [replace(e, messages=with_system_prompt(e.messages, prompt)) for e in found]
+    def prompted(self, example: Example) -> Example:
+        """The example with the system message of task.system_prompt."""
+        return replace(example, messages=with_system_prompt(example.messages, self.config.system_prompt))
+
+    def _load(self, split: Split, sources: Mixture) -> list[Example]:
+        # Only demonstrations of the training problems are ever trained on, and of these only where there are no others.
+        shown = split == "train" and self.data.demonstrations is None
+        return [self.prompted(example) for example in load_mixture(sources, split, demonstrations=shown)]
