@@ -110,7 +110,10 @@ def started_alone(monkeypatch):
         ({"optim": 3}, "optim: expected keys of its own, found 3"),
         ({"controller__entropy_sign": 2}, "controller.entropy_sign: found 2, expected one of 1, -1"),
         ({"controller__entropy_sign": True}, "controller.entropy_sign: found True, expected one of 1, -1"),
-        ({"data__train": "???"}, "data.train: missing; expected str or [str, ...] or null (data.train=...)"),
+        (
+            {"data__train": "???"},
+            "data.train: missing; expected str or [str, ...] or [{path, weight, name}, ...] or null (data.train=...)",
+        ),
         ({"data__train": "${nowhere}"}, "data.train: Interpolation key 'nowhere' not found"),
         ({"task": None}, "task: missing; choose one with task=NAME"),
         ({"task___target_": "nemo_amft.tsks.X"}, "task._target_: no module nemo_amft.tsks"),

@@ -35,6 +35,7 @@ def test_what_may_change_between_processes_of_a_run(run_dir, overrides):
         ("method.rl.clip_ratio=0.3", "method: found another"),
         ("task.modulus=7", "task: found another"),
         ("trainer.seed=2", "trainer.seed=2: found another"),
+        ("model.chat_template_kwargs={enable_thinking:false}", "model.chat_template_kwargs: found another"),
         ("controller=fixed", "controller._target_=nemo_amft.algorithms.controllers.fixed.Fixed: found another"),
     ],
 )

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from nemo_amft.algorithms.controllers.fixed import Fixed
-from nemo_amft.algorithms.methods.base import Group, Method, Sample
+from nemo_amft.algorithms.methods.base import Group, Method, Sample, sft_term
 from nemo_amft.algorithms.methods.uft import chunks
 from nemo_amft.config import command_line, rules
 from nemo_amft.config.load import load
-from nemo_amft.types import TokenSequence, Verdict
-from tests.unit.toy_policy import Tools, as_json, example, group, method_and_controller, three_groups
+from nemo_amft.data.batching import Cut, micro_batches
+from nemo_amft.types import TokenSequence, Totals, Verdict
+from tests.unit.toy_policy import Tools, as_json, example, group, log_probs, method_and_controller, theta, three_groups
 
 NAMES = command_line.choices([command_line.CONF], "method")
 GROUPS = three_groups()
@@ -131,6 +134,25 @@ def test_sft_rolls_nothing_out():
     assert anchored.compose(0, [], DEMONSTRATIONS)[0].needs == {"reference_log_prob"}
 
 
+def test_the_loss_of_a_source_is_the_same_however_its_demonstrations_are_dealt_out():
+    shown = [replace(d, example=replace(d.example, source="ab"[i % 2])) for i, d in enumerate(DEMONSTRATIONS)]
+    term = sft_term(shown).by_source(("a", "b"))
+    log_p = torch.log_softmax(theta(), -1)
+    for parts, size in ((1, 1), (1, 8), (2, 2), (3, 1)):  # updates of a step, and sequences of a micro-batch
+        found: Counter[str] = Counter()
+        for part in term.split(parts):
+            for micro in micro_batches(part.batch, Cut(size=size), torch.device("cpu")):
+                log_prob = torch.where(micro.mask, log_p[micro.labels], 0.0)
+                _, metrics = part.loss(log_prob, log_prob, micro.mask, micro.extras, Totals(1, 1))
+                for source in "ab":
+                    total, count = metrics[f"loss/sft/{source}"]
+                    found.update({source: total.item(), f"{source} tokens": count.item()})
+        for i, source in enumerate("ab"):
+            rows = [d.sequence for d in DEMONSTRATIONS[i::2]]
+            assert found[source] == pytest.approx(-sum(sum(log_probs(row, theta())) for row in rows).item())
+            assert found[f"{source} tokens"] == sum(row.num_trained for row in rows)
+
+
 def test_luffys_demonstration_fades_as_the_prompt_is_solved():
     method, _ = method_and_controller("luffy")
     assert method.samples_per_prompt(8) == 7
@@ -180,7 +202,8 @@ def test_srft_has_four_parts():
     method, _ = method_and_controller("srft")
     sft, demonstration, own = method.compose(0, GROUPS, [])
     assert [t.name for t in (sft, demonstration, own)] == ["sft", "demonstration", "rl"]
-    assert len({*sft.loss.metrics, *demonstration.loss.metrics, *own.loss.metrics}) == 9, "metrics collide"
+    names = [*sft.loss.metrics, *demonstration.loss.metrics, *own.loss.metrics]
+    assert len(set(names)) == len(names), "metrics collide"
     assert own.batch.per_sequence["correct"] == [0.0] * 4 + [1.0, 0.0, 0.0, 1.0] + [1.0] * 4
     none, some, every = demonstration.batch.per_sequence["advantage"]
     assert none == pytest.approx(0.8 / math.sqrt((4 * 0.2**2 + 0.8**2) / 4), abs=1e-4)

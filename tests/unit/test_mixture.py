@@ -68,7 +68,6 @@ def test_sources_that_could_not_be_told_apart_are_refused(files, sources, said):
         ("[{path:a,wieght:1}]", r"data\.train\[0\]\.wieght: unknown key; did you mean data\.train\[0\]\.weight\?"),
         ("[{path:a},{weight:1}]", r"data\.train\[1\]\.path: missing; expected str or \[str, \.\.\.\]"),
         ("[{path:a,weight:heavy}]", r"data\.train\[0\]\.weight: expected float, found 'heavy'"),
-        ("3", r"data\.train: expected str or \[str, \.\.\.\] or \[\{path, weight, name\}, \.\.\.\] or null, found 3"),
     ],
 )
 def test_what_is_no_source_is_refused_where_it_stands(sources, said):
