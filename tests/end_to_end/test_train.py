@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from nemo_amft.convert import export_checkpoint
 from nemo_amft.observe.compare import differences
 from nemo_amft.observe.metrics import read_metrics
+from tests import failing_method
 from tests.end_to_end import launch
 from tests.parallel.ranks import run_ranks
 
@@ -124,10 +125,10 @@ def test_evaluate_grades_an_exported_policy(finished, tmp_path):
 
 def test_an_error_of_one_rank_ends_the_job_and_is_shown_once(tmp_path):
     log = tmp_path / "log"
-    arguments = launch.command(tmp_path / "run", "rollout.probe_tolerance=1e-30")
+    arguments = launch.command(tmp_path / "run", failing_method.TARGET)
     assert launch.finish(arguments, log) == 1
     text = log.read_text()
-    assert text.count("RuntimeError: rollout engine and policy disagree") == 1, text
+    assert (text.count("Traceback"), text.count(failing_method.WORDS)) == (1, 1), text
 
 
 def test_every_option_at_once_under_data_parallelism(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from nemo_amft.observe.compare import differences
 from nemo_amft.observe.metrics import read_metrics
+from tests import failing_method
 from tests.slurm.cluster import ENDED, SMALL, Job
 
 
@@ -91,8 +92,8 @@ def test_an_unknown_override_fails_before_anything_is_built(slurm, tmp_path):
 
 
 def test_the_error_of_a_rank_ends_the_job_in_seconds_and_is_shown_once(slurm, tmp_path):
-    job = slurm.submit("amft_math.sh", *SMALL, "rollout.probe_tolerance=1e-30", RUN_DIR=str(tmp_path / "run"))
-    shown = job.until(lambda: "RuntimeError: rollout engine" in job.log and time.monotonic(), "the error")
+    job = slurm.submit("amft_math.sh", *SMALL, failing_method.TARGET, RUN_DIR=str(tmp_path / "run"))
+    shown = job.until(lambda: failing_method.WORDS in job.log and time.monotonic(), "the error")
     assert (job.wait(), job.exit_status()) == ("FAILED", 1)
     print(f"ended {time.monotonic() - shown:.1f} s after the error")
     assert time.monotonic() - shown < 15
