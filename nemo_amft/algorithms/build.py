@@ -124,8 +124,6 @@ def build_parts(
     )
 
 
-
-
 def _build_critic(config: Config, hub: HubModel, run_dir: Path, place: Place) -> Critic:
     if config.critic.path is not None:
         policy, folder = hub, run_dir / "critic_model"

@@ -19,6 +19,7 @@ from nemo_amft.config.plugins import load_function
 from nemo_amft.config.ranges import out_of_range
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import PLUGIN_SECTIONS
+from nemo_amft.data.template import parse_time
 from nemo_amft.parallel import signals
 from nemo_amft.types import UserError
 
@@ -287,6 +288,15 @@ def _files(config: Config) -> Iterator[str]:
         yield f"exp_manager.explicit_log_dir: found {folder}, a file, expected a folder, new or of a run to continue"
     if config.model.path is None and config.model.config_overrides:
         yield "model.config_overrides: found with model.path null, expected keys under model.scratch instead"
+    template = config.model.chat_template
+    if template is not None and not Path(template).is_file():
+        yield f"model.chat_template: expected a file, found {template!r}, which does not exist"
+    if config.model.chat_template_time is not None:
+        yield from _complaints(lambda: parse_time("model.chat_template_time", config.model.chat_template_time))
+    for key in ("model.path", "model.tokenizer", "critic.path"):
+        value = lookup(config, key)
+        if value is not None and not (value.strip() and Path(value).exists()) and looks_local(value):
+            yield f"{key}: expected a hub id or a folder, found {value!r}, which does not exist"
 
 
 def looks_local(path: str) -> bool:

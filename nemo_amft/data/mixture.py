@@ -69,8 +69,10 @@ def spread(examples: Sequence[Example]) -> list[Example]:
 
 def refuse_empty(key: str, weights: Mapping[str, float], examples: Sequence[Example]) -> None:
     """Raises UserError for a source of the mixture `key` that no example is left of."""
-    for name in weights.keys() - left_of(weights, examples).keys():
-        raise UserError(f"{key}: found no example left of {name}, expected at least one, as it has weight {weights[name]:g}")
+    left = left_of(weights, examples)
+    for name, weight in weights.items():
+        if name not in left:
+            raise UserError(f"{key}: found no example left of {name}, expected at least one, as it has weight {weight:g}")
 
 
 def complaints(key: str, sources: Mixture | None) -> Iterator[str]:
