@@ -66,7 +66,7 @@ def test_an_old_checkpoint_with_misplaced_state_is_refused_on_any_layout(folders
     ranks, tied, written = CASES["pp2_vpp2_tied"]
     run_ranks(ranks, meta_steps.save_after_two_misplaced, folders[tied], written, str(tmp_path))
     before_formats(tmp_path)
-    # On every rank, though only one of the two stages has padded buckets of which a parameter comes behind.
+    # On every rank, so that none goes on and waits for the others.
     with pytest.raises(RanksFailed, match=r"2 of 2 ranks failed(.|\n)*found the policy's optimiser state misplaced"):
         run_ranks(2, meta_steps.resume_after_two, folders[tied], read, str(tmp_path))
 
