@@ -21,5 +21,12 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    for name in ("megatron.core", "nemo_logger", "lightning", "torch.distributed.checkpoint", "vllm"):
+    for name in (
+        "megatron.core",
+        "nemo_logger",
+        "lightning",
+        "torch.distributed.checkpoint",
+        "vllm",
+        "huggingface_hub.repocard",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
