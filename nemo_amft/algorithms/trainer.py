@@ -380,7 +380,8 @@ class Trainer:
         p.controller.load_state_dict(state["controller"])
         p.method.load_state_dict(state["method"])
         for name, stream in p.streams.items():
-            stream.load_state_dict(state["streams"][name])
+            if name in state["streams"]:  # one that the run had no use for so far begins
+                stream.load_state_dict(state["streams"][name])
 
 
 def mean_of(parts: list[dict[str, float]]) -> dict[str, float]:
