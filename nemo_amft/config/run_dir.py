@@ -49,8 +49,7 @@ def refuse_foreign_files(path: Path) -> None:
 
 
 def prepare(config: Config) -> list[Any]:
-    """Make the run directory, new or to be continued. Returns Lightning's loggers, none on ranks but 0, which do not write.
-    """
+    """Make the run directory, new or to be continued. Returns Lightning's loggers, none on ranks but 0, which do not write."""
     if launcher.rank() != 0:
         return []
     path = run_dir(config.exp_manager)
@@ -77,7 +76,7 @@ def prepare(config: Config) -> list[Any]:
         # exp_manager's check_resume looks for Lightning's checkpoints and moves every file of a run directory in use,
         # metrics.jsonl included, to run_0/. Resuming is the trainer's own affair here.
         with mock.patch.object(nemo, "check_resume"), _masked_argv():
-            nemo.exp_manager(trainer, _settings(config.exp_manager, path, _wandb_id(config.exp_manager, path)))
+            nemo.exp_manager(trainer, _settings(config.exp_manager, path))
         # Both would hand on what every library says, at INFO.
         nemo_logging.setLevel(logging.ERROR)
         logging.getLogger().setLevel(logging.WARNING)
@@ -96,9 +95,9 @@ def _wandb_id(ours: ExpManagerConfig, path: Path) -> dict[str, str]:
     return {"id": file.read_text(encoding="utf-8").strip(), "resume": "allow"}
 
 
-def _settings(ours: ExpManagerConfig, path: Path, wandb_id: dict[str, str]) -> dict[str, Any]:
+def _settings(ours: ExpManagerConfig, path: Path) -> dict[str, Any]:
     """exp_manager's own configuration: our folder as it is, and none of the callbacks that need Lightning's loop."""
-    wandb = {"name": ours.name, "project": "nemo_amft", **wandb_id, **ours.wandb_logger_kwargs}
+    wandb = {"name": ours.name, "project": "nemo_amft", **_wandb_id(ours, path), **ours.wandb_logger_kwargs}
     wandb |= {key: at_home(wandb[key]) for key in ("save_dir", "dir") if isinstance(wandb.get(key), str)}
     return {
         "explicit_log_dir": str(path),
