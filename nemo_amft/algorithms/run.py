@@ -64,12 +64,13 @@ def run(config: Config) -> int:
         chat = load_chat(config, run_dir, place, hub, config.data.max_demonstration_tokens)
         task = config.task.build(config.data, config.trainer.seed)
         data = on_main_first(place, lambda: load_data(config, task, chat))
+        start_up.mark("data")
+        # Before anything of the run's own is written: what it leaves says that the folder is a run's (refuse_foreign_files).
+        loggers = prepare(config)
+        start_up.mark("loggers")
         if place.is_main:
             write_atomically(run_dir / "config.yaml", yaml.safe_dump(resolved(config), sort_keys=False))
             show_setup(config, run_dir, data, chat)
-        start_up.mark("data")
-        loggers = prepare(config)
-        start_up.mark("loggers")
         parts = build_parts(config, run_dir, place, loggers, hub, task, chat, data, stop.agreed)
         finished_now = Run(Trainer(parts), hub, started).complete()
         close(parts)
