@@ -47,15 +47,16 @@ def main(
         sys.exit(0)
     try:
         given = _take(arguments, own)
-        config = load(arguments, check=check, module=module)
+        config = load(arguments, check=check, module=module, say_idle=module in SAY_IDLE)
         sys.exit(entry(config, **given) or 0)
     except UserError as error:
         report(error)
         sys.exit(2)
 
 
-def load(arguments: Sequence[str], *, check: bool = True, module: str = "nemo_amft.train") -> Config:
-    """The configuration that `arguments` describe. Raises UserError; see `main`."""
+def load(arguments: Sequence[str], *, check: bool = True, module: str = "nemo_amft.train", say_idle: bool = False) -> Config:
+    """The configuration that `arguments` describe. Raises UserError; see `main`. `say_idle`: rank 0 names the keys that do
+    nothing, for an entry point that is about to begin what it describes; where many runs share overrides, each has some."""
     line, composed = command_line.composed(command_line.parse(arguments))
     if line.shows:
         _print_by_nemo(line)
@@ -63,7 +64,7 @@ def load(arguments: Sequence[str], *, check: bool = True, module: str = "nemo_am
     config = validate(composed)
     if check:
         rules.check(config, module=module)
-    if module in SAY_IDLE and launcher.rank() == 0:
+    if say_idle and launcher.rank() == 0:
         for note in idle(config, line.given()):
             print(f"nemo_amft: note: {note}", file=sys.stderr, flush=True)
     return config

@@ -42,6 +42,11 @@ def test_only_the_cells_that_are_asked_for(file, tmp_path, capsys):
     assert capsys.readouterr().out.count("\n") == 2
 
 
+def test_an_override_that_does_nothing_in_one_cell_is_no_word_of_the_list(file, tmp_path, capsys):
+    study.main([str(file), "--out", str(tmp_path), "--list", "method.rl.lam=0.9"])  # grpo has no use for it
+    assert capsys.readouterr().err == ""
+
+
 def test_several_processes_are_started_by_torchrun(file, tmp_path, capsys):
     study.main([str(file), "--out", str(tmp_path), "--list", "--only", "half", "trainer.devices=2"])
     assert "-m torch.distributed.run --standalone --nproc-per-node 2 -m nemo_amft.train" in capsys.readouterr().out
