@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 
 from nemo_amft.algorithms.build import build_parts, load_chat, load_model, on_main_first
+from nemo_amft.algorithms.inputs import Fingerprints, fingerprints, refuse_other_beginning
 from nemo_amft.algorithms.meta_gradient import KeptDifference
 from nemo_amft.algorithms.parts import Parts
 from nemo_amft.algorithms.run_data import RunData, load_data
@@ -19,6 +19,7 @@ from nemo_amft.algorithms.trainer import Stopped, Trainer
 from nemo_amft.algorithms.vital_signs import DeadError
 from nemo_amft.algorithms.warmup import after_warm_up, warm_up, warm_up_critic
 from nemo_amft.config import launcher
+from nemo_amft.config.continuation import Change, changes, refuse_fewer_steps
 from nemo_amft.config.run_dir import prepare, refuse_foreign_files
 from nemo_amft.config.run_dir import run_dir as run_directory
 from nemo_amft.config.schema import Config
@@ -37,7 +38,7 @@ from nemo_amft.observe.summary import write_summary
 from nemo_amft.parallel import failures, groups, platform, random_state, run_lock, signals
 from nemo_amft.parallel.reductions import all_agree
 from nemo_amft.planning import batch_table
-from nemo_amft.types import RunError, UserError
+from nemo_amft.types import RunError
 
 
 def run(config: Config) -> int:
@@ -47,7 +48,7 @@ def run(config: Config) -> int:
     stop = signals.StopRequests(config.exp_manager.max_time_per_run)
     platform.install()
     run_dir = run_directory(config.exp_manager)
-    refuse_another_run(run_dir, config)
+    changed = changes(run_dir, config)
     finished = finished_run(run_dir, config)
     if finished is not None:
         if launcher.rank() == 0:
@@ -57,6 +58,7 @@ def run(config: Config) -> int:
     run_lock.hold(run_dir)
     if launcher.rank() == 0:
         failures.forget(run_dir)
+        show_changes(run_dir, changed)
     place = groups.initialize(config.model, config.trainer.seed, config.trainer.phase_timeout_s)
     start_up.mark("process groups")
     with failures.shown_once(run_dir, place.rank):
@@ -64,6 +66,9 @@ def run(config: Config) -> int:
         chat = load_chat(config, run_dir, place, hub, config.data.max_demonstration_tokens)
         task = config.task.build(config.data, config.trainer.seed)
         data = on_main_first(place, lambda: load_data(config, task, chat))
+        inputs = fingerprints(data, hub)
+        saved = run_dir / "checkpoints"
+        on_main_first(place, lambda: refuse_other_beginning(config, saved, inputs, changed, tell))
         start_up.mark("data")
         # Before anything of the run's own is written: what it leaves says that the folder is a run's (refuse_foreign_files).
         loggers = prepare(config)
@@ -72,13 +77,25 @@ def run(config: Config) -> int:
             write_atomically(run_dir / "config.yaml", yaml.safe_dump(resolved(config), sort_keys=False))
             show_setup(config, run_dir, data, chat)
         parts = build_parts(config, run_dir, place, loggers, hub, task, chat, data, stop.agreed)
-        finished_now = Run(Trainer(parts), hub, started).complete()
+        finished_now = Run(Trainer(parts), hub, inputs, started).complete()
         close(parts)
         if not finished_now:
             signals.leave()
         groups.shutdown()
     run_lock.release()
     return 0
+
+
+def tell(text: str) -> None:
+    """Say it once, not on every rank."""
+    if launcher.rank() == 0:
+        print(text, flush=True)
+
+
+def show_changes(run_dir: Path, changed: Sequence[Change]) -> None:
+    """What is different from when the run was last started, while config.yaml still has that."""
+    if changed:
+        tell("\n  ".join([f"{run_dir}: continued with another configuration:", *map(str, changed)]))
 
 
 def show_setup(config: Config, run_dir: Path, data: RunData, chat: ChatTemplate) -> None:
@@ -100,48 +117,22 @@ def show_setup(config: Config, run_dir: Path, data: RunData, chat: ChatTemplate)
             print(f"  {name} {example.id}: {text if len(text) <= 600 else text[:300] + ' ... ' + text[-300:]!r}", flush=True)
 
 
-IDENTITY = (
-    "method",
-    "task",
-    "controller._target_",
-    "model.path",
-    "model.chat_template",
-    "model.chat_template_kwargs",
-    "trainer.seed",
-)
-"""What makes a run that run: with another of these the same folder would mix two."""
-
-
-def refuse_another_run(run_dir: Path, config: Config) -> None:
-    """Raises UserError where the folder holds a run that `config` is no continuation of."""
-    path = run_dir / "config.yaml"
-    if not path.exists():
-        return
-    before, now = (OmegaConf.create(values) for values in (yaml.safe_load(path.read_text()), resolved(config)))
-    for key in IDENTITY:
-        old, new = OmegaConf.select(before, key), OmegaConf.select(now, key)
-        if old != new and (old or new):
-            show = key if OmegaConf.is_config(new) else f"{key}={new}"
-            raise UserError(
-                f"{show}: found another in {path}, expected the same to continue that run, or a folder of its own "
-                "(exp_manager.name, exp_manager.explicit_log_dir)"
-            )
-
-
 def finished_run(run_dir: Path, config: Config) -> dict[str, Any] | None:
-    """The summary of a run that has made all its steps, or None."""
+    """The summary of a run that has made all its steps, or None. Raises UserError for one that has made more."""
     path = run_dir / "summary.json"
     if not path.exists() or not config.exp_manager.resume_if_exists:
         return None
     summary = json.loads(path.read_text())
-    return summary if summary["steps"] >= config.trainer.max_steps else None
+    refuse_fewer_steps(config, {"step": summary["steps"]}, run_dir)
+    return summary if summary["steps"] == config.trainer.max_steps else None
 
 
 class Run:
     """A trainer with its checkpoints: continues where the run directory left off."""
 
-    def __init__(self, trainer: Trainer, hub: Any, started: float):
-        self.trainer, self.parts, self.hub, self.started = trainer, trainer.parts, hub, started
+    def __init__(self, trainer: Trainer, hub: Any, inputs: Fingerprints, started: float):
+        """`inputs`: what this run reads. `started`: when its process did."""
+        self.trainer, self.parts, self.hub, self.inputs, self.started = trainer, trainer.parts, hub, inputs, started
         p = self.parts
         self.checkpoints = Checkpoints(p.run_dir / "checkpoints", p.config.checkpoint.keep, p.place)
         named = {"policy": p.policy, "critic": p.critic, "reference": p.reference}
@@ -237,7 +228,7 @@ class Run:
             else {"direction": kept.direction, "learning_rate": kept.learning_rate, "step": kept.step},
         }
         with p.timers("checkpoint"):
-            state = self.trainer.state_dict() | {"layout": layout(p.place, p.policy)}
+            state = self.trainer.state_dict() | {"layout": layout(p.place, p.policy), "inputs": self.inputs}
             progress = self.trainer.progress
             ticks = progress.warmup_step + progress.critic_step + progress.step
             self.checkpoints.save(ticks, self.models, state, rank_state)
@@ -245,16 +236,11 @@ class Run:
     def resume(self) -> bool:
         """Load the newest intact checkpoint, if the run has one and may. Returns whether it did."""
         p = self.parts
-        if not p.config.exp_manager.resume_if_exists:
-            if self.checkpoints.paths():
-                folder = self.checkpoints.folder
-                raise UserError(f"exp_manager.resume_if_exists=false: found checkpoints in {folder}, expected a new run")
-            return False
         path = self.checkpoints.newest_intact(p.progress.message)
         if path is None:
             p.writer.rewind("warmup", 0)
             return False
-        state, rank_state = self.checkpoints.load(path, self.models)
+        state, rank_state = self.checkpoints.load(path, self.models, p.progress.message)
         self.trainer.load_state_dict(state)
         # The ranks must go the same way: a meta-update is collective.
         if all_agree(rank_state is not None) and rank_state is not None:

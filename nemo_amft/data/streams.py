@@ -71,7 +71,8 @@ class MixedStream:
     """Streams of several sources as one: each example comes from the source that is furthest behind its share.
 
     Shares are proportional to the weights, of the first examples as of all, and do not depend on how many a source has: a small
-    one is repeated, as often as its weight asks. The state is the number of examples taken of each source.
+    one is repeated, as often as its weight asks. The state is the number of examples taken of each source. A stream that is
+    restored with other weights has their shares from there on.
     """
 
     def __init__(self, examples: Sequence[Example], weights: Mapping[str, float], seed: int, name: str) -> None:
@@ -83,6 +84,8 @@ class MixedStream:
         self._name, self._weights = name, dict(weights)
         self._shares = {source: weight / total for source, weight in weights.items()}
         self._streams = {source: ExampleStream(some, seed, f"{name}/{source}") for source, some in found.items()}
+        self._since = dict.fromkeys(weights, 0)
+        """Examples taken of each source before the present weights held."""
 
     @property
     def position(self) -> int:
@@ -96,19 +99,25 @@ class MixedStream:
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """What `load_state_dict` needs, as plain numbers."""
-        return {"weights": self._weights, "positions": {source: stream.position for source, stream in self._streams.items()}}
+        return {"weights": self._weights, "positions": self._positions(), "since": self._since}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue after as many examples of each source as `state` says. Raises UserError for other sources or weights, with
-        which the shares so far would not be those asked for."""
-        if state.get("weights") != self._weights:
-            raise _other_sources(self._name, self._weights, state.get("weights", {}))
+        """Continue after as many examples of each source as `state` says. Raises UserError for other sources."""
+        before = state.get("weights", {})
+        if before.keys() != self._weights.keys():
+            raise _other_sources(self._name, self._weights, before)
         for source, stream in self._streams.items():
             stream.load_state_dict({"position": state["positions"][source]})
+        same = before == self._weights
+        self._since = state.get("since", dict.fromkeys(self._weights, 0)) if same else self._positions()
+
+    def _positions(self) -> dict[str, int]:
+        return {source: stream.position for source, stream in self._streams.items()}
 
     def _next(self) -> str:
-        due = self.position + 1
-        return max(self._shares, key=lambda source: self._shares[source] * due - self._streams[source].position)
+        taken = {source: position - self._since[source] for source, position in self._positions().items()}
+        due = sum(taken.values()) + 1
+        return max(self._shares, key=lambda source: self._shares[source] * due - taken[source])
 
 
 Stream = ExampleStream | MixedStream

@@ -9,6 +9,7 @@ checkpoints/step_00000050/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -109,8 +110,11 @@ class Checkpoints:
         dist.broadcast_object_list(answer, src=0)
         return answer[0]
 
-    def load(self, path: Path, models: Mapping[str, ForwardModel]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Restore `models` in place. Returns (trainer state, this rank's state: None if written on another layout).
+    def load(
+        self, path: Path, models: Mapping[str, ForwardModel], say: Callable[[str], None] = log.warning
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Restore `models` in place. Returns (trainer state, this rank's state: None if written on another layout). Rank 0 says
+        what the optimisers have as configured and not as it was saved.
 
         Raises UserError for a format that is not known, and for an optimiser's state that cannot be taken over: of the other
         kind, or misplaced when it was written.
@@ -130,7 +134,9 @@ class Checkpoints:
                     _restore_first_step(state["optimizer"])
                     if written < 2 and not all_agree(model.agrees_with(state["optimizer"])):
                         raise UserError(_misplaced(path, name))
-                    model.load_optimizer(state["optimizer"])
+                    changed = model.load_optimizer(state["optimizer"])
+                    if changed and self.place.is_main:
+                        say(f"the {name}'s optimiser, by the configuration: {', '.join(changed)}")
         file = path / "ranks" / f"{self.place.rank:05d}.pt"
         # Without "chunks" it was written before this was kept, by a rank that had one.
         same = {"chunks": 1} | trainer["layout"] == layout(self.place, models["policy"]) and file.exists()
@@ -246,6 +252,15 @@ def _first_fault(path: Path, expected: Mapping[str, Sequence[int]]) -> str | Non
             return f"{name} has {file.stat().st_size} bytes, expected {size}"
         if _crc(file) != crc:
             return f"{name} differs from what was written"
+    return None
+
+
+def newest_state(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint in a run's `folder` whose trainer state can be read, and that state; None without one. Looks at
+    nothing else of it, so it is for what is to be known before a model is built."""
+    for path in sorted(folder.glob("step_*"), reverse=True):
+        with contextlib.suppress(OSError, ValueError):
+            return path, json.loads((path / "trainer.json").read_text())
     return None
 
 

@@ -275,12 +275,27 @@ class TrainableModel(ForwardModel):
         (member,) = self._optimizers()
         return distributed_optimizer.differing_weights(member, state["param_state"]) == 0
 
-    def load_optimizer(self, state: dict[str, Any]) -> None:
-        """Take over what `optimizer.sharded_state_dict` gave and a checkpoint kept."""
+    def load_optimizer(self, state: dict[str, Any]) -> list[str]:
+        """Take over what `optimizer.sharded_state_dict` gave and a checkpoint kept, but for Adam's own numbers: those stay as
+        configured. Returns which of them the checkpoint had otherwise, as "name: before -> now"."""
         self.optimizer.load_state_dict(state)
+        changed = self._set_adam()
         for hybrid in filter(None, map(offloading.hybrid_of, self._optimizers())):
             offloading.leave_steps_to_parts(hybrid)
             offloading.copy_to_host(hybrid)
+        return changed
+
+    def _set_adam(self) -> list[str]:
+        """Give the optimiser the configured betas, epsilon and decay (its rate comes with each step: `set_schedule`). Returns
+        what was otherwise."""
+        o, changed = self.optim_config, dict[str, None]()
+        for member in self._optimizers():
+            for group in member.optimizer.param_groups:
+                wanted = {"betas": o.betas, "eps": o.eps, "weight_decay": o.weight_decay * group["wd_mult"]}
+                had = {name: tuple(group[name]) if name == "betas" else group[name] for name in wanted}
+                changed |= {f"{name}: {had[name]} -> {now}": None for name, now in wanted.items() if had[name] != now}
+                group |= wanted
+        return list(changed)
 
     def reload_parameters(self) -> None:
         """Have the optimiser start from the model's present parameters, after these were set otherwise than by it."""

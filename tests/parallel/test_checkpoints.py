@@ -13,6 +13,7 @@ import pytest
 import torch
 from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 
+from nemo_amft.config.schema import OptimConfig
 from nemo_amft.models import checkpoints, offloading
 from nemo_amft.types import UserError
 from tests.parallel import few_weights, meta_steps
@@ -75,6 +76,34 @@ def test_a_shard_of_padding_alone_is_saved_and_loaded(tmp_path):
     """48 weights on two ranks: the second has none of them."""
     uninterrupted = run_ranks(2, few_weights.save_after_one, str(tmp_path))
     assert run_ranks(2, few_weights.resume_after_one, str(tmp_path)) == uninterrupted
+
+
+@pytest.mark.parametrize("distributed", [True, False])
+def test_a_resumed_optimiser_has_the_numbers_of_the_configuration(tmp_path, distributed):
+    """Adam's second step, from the moments of a first with other numbers, by its equations, decay and clipping included."""
+    before = OptimConfig(lr=1e-3, use_distributed_optimizer=distributed)
+    now = replace(before, lr=3e-3, betas=(0.8, 0.7), eps=0.05, weight_decay=0.5, clip_grad=0.5)
+    run_ranks(1, few_weights.save_after_one, str(tmp_path), before)
+    ((said, groups, weights),) = run_ranks(1, few_weights.resume_otherwise, str(tmp_path), now)
+    numbers = {"lr": 3e-3, "betas": (0.8, 0.7), "eps": 0.05, "weight_decay": 0.5}
+    assert numbers in groups
+    assert all(group == numbers | {"weight_decay": group["weight_decay"]} for group in groups)
+    assert "betas: (0.9, 0.95) -> (0.8, 0.7), eps: 1e-08 -> 0.05, weight_decay: 0.1 -> 0.5" in said[0]
+
+    first, second = 0.5 * 1.0 / (0.5 * 48**0.5), -0.25 * 0.5 / (0.25 * 48**0.5)  # clipped to norms of 1 and 0.5
+    m = 0.8 * 0.1 * first + 0.2 * second
+    v = 0.7 * 0.05 * first**2 + 0.3 * second**2
+    update = 3e-3 * (m / (1 - 0.8**2)) / ((v / (1 - 0.7**2)) ** 0.5 + 0.05)
+    expected = [(w * (1 - 1e-3 * 0.1) - 1e-3) * (1 - 3e-3 * 0.5) - update for w in range(48)]
+    assert weights == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_a_resumed_offloaded_optimiser_has_the_numbers_of_the_configuration(tmp_path):
+    """In the groups of the parts, which hold the copies in host memory, too; see the test of offloading below."""
+    before = OptimConfig(lr=1e-3, optimizer_cpu_offload=True)
+    run_ranks(1, few_weights.save_offloaded, str(tmp_path), before)
+    ((groups, parts),) = run_ranks(1, few_weights.resume_offloaded, str(tmp_path), replace(before, betas=(0.8, 0.7), eps=0.05))
+    assert groups == parts == [((0.8, 0.7), 0.05)]
 
 
 @pytest.mark.parametrize("distributed_optimizer", [True, False])

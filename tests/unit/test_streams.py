@@ -89,16 +89,27 @@ def test_a_restored_mixture_continues_exactly(taken):
     assert ids(mixture(seed=2), taken + 25) != first + rest
 
 
-def test_a_checkpoint_s_streams_keep_their_sources_and_weights():
+def test_a_mixture_restored_with_other_weights_has_their_shares_from_there_on():
+    """Nothing is made up for: by shares of all taken since the start, the next eight would be six of b."""
+    before, stream = mixture(a=1.0, b=1.0), mixture(a=3.0, b=1.0)
+    before.take(20)
+    stream.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    assert Counter(example.source for example in stream.take(8)) == {"a": 6, "b": 2}
+    again = mixture(a=3.0, b=1.0)
+    again.load_state_dict(json.loads(json.dumps(stream.state_dict())))
+    assert ids(again, 12) == ids(stream, 12)
+
+
+def test_a_checkpoint_s_streams_keep_their_sources():
     one, many, other = ExampleStream(EXAMPLES, 1, "prompts"), mixture(), mixture(a=1.0, b=3.0)
     with pytest.raises(
         UserError, match=r"^data: found no weights for the prompts, expected .* a with weight 1, b with weight 2$"
     ):
         one.load_state_dict(many.state_dict())
     with pytest.raises(
-        UserError, match=r"found a with weight 1, b with weight 3 for the prompts, expected .* b with weight 2$"
+        UserError, match=r"found a with weight 1, b with weight 3 for the prompts, expected .* a with weight 1$"
     ):
-        other.load_state_dict(many.state_dict())
+        other.load_state_dict({"weights": {"a": 1.0}, "positions": {"a": 1}})
     with pytest.raises(UserError, match=r"expected the checkpoint's, no weights$"):
         many.load_state_dict(one.state_dict())
 
