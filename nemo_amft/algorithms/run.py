@@ -29,7 +29,7 @@ from nemo_amft.models.checkpoints import Checkpoints, layout
 from nemo_amft.models.hub_weights import save_hub_model
 from nemo_amft.models.trainable import ForwardModel, TrainableModel
 from nemo_amft.observe import figures, start_up
-from nemo_amft.observe.files import write_atomically
+from nemo_amft.observe.files import UnwrittenError, write_atomically, writing
 from nemo_amft.observe.metrics import read_metrics
 from nemo_amft.observe.progress import final_table
 from nemo_amft.observe.side_output import failures as side_output_failures
@@ -62,7 +62,8 @@ def run(config: Config) -> int:
     place = groups.initialize(config.model, config.trainer.seed, config.trainer.phase_timeout_s)
     start_up.mark("process groups")
     with failures.shown_once(run_dir, place.rank):
-        hub = load_model(config, run_dir, place)
+        with writing(run_dir):
+            hub = load_model(config, run_dir, place)
         chat = load_chat(config, run_dir, place, hub, config.data.max_demonstration_tokens)
         task = config.task.build(config.data, config.trainer.seed)
         data = on_main_first(place, lambda: load_data(config, task, chat))
@@ -71,7 +72,8 @@ def run(config: Config) -> int:
         on_main_first(place, lambda: refuse_other_beginning(config, saved, inputs, changed, tell))
         start_up.mark("data")
         # Before anything of the run's own is written: what it leaves says that the folder is a run's (refuse_foreign_files).
-        loggers = prepare(config)
+        with writing(run_dir):
+            loggers = prepare(config)
         start_up.mark("loggers")
         if place.is_main:
             write_atomically(run_dir / "config.yaml", yaml.safe_dump(resolved(config), sort_keys=False))
@@ -140,16 +142,21 @@ class Run:
 
     def complete(self) -> bool:
         """All steps that are left, then export and summary. False where it was asked to stop on the way, and has saved. Raises
-        RunError for a policy that is lost, which is neither saved nor exported."""
+        RunError for a policy that is lost, which is neither saved nor exported, and for a disk that takes no more."""
         try:
             return self._complete()
         except DeadError as error:
-            good = self.checkpoints.paths()[-1:]
+            way_on = "a lower optim.lr, warmup.lr or critic.optim.lr continues from there"
             raise RunError(
-                f"{error}: the run has diverged, and nothing of that is saved; "
-                + (f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet")
-                + " (a lower optim.lr, warmup.lr or critic.optim.lr continues from there)" * bool(good)
+                f"{error}: the run has diverged, and nothing of that is saved; {self._what_is_left('last good', way_on)}"
             ) from error
+        except UnwrittenError as error:
+            way_on = "from which the same command continues once there is room"
+            raise RunError(f"{error}; {self._what_is_left('newest', way_on)}") from error
+
+    def _what_is_left(self, which: str, way_on: str) -> str:
+        good = self.checkpoints.paths()[-1:]
+        return f"the {which} checkpoint is {good[0]} ({way_on})" if good else "there is no checkpoint yet"
 
     def _complete(self) -> bool:
         resumed = self.resume()
@@ -277,7 +284,7 @@ class Run:
         """Export, figure, summary and table."""
         p, progress = self.parts, self.trainer.progress
         if p.config.checkpoint.export_hf:
-            with p.timers("checkpoint"):
+            with p.timers("checkpoint"), writing(p.run_dir / "hf"):
                 save_hub_model(p.policy.chunks, self.hub, p.run_dir / "hf")
         if not p.place.is_main:
             return

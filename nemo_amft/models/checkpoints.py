@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.serialization import get_default_save_sharded_strategy
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
+from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_amft.models.trainable import ForwardModel, TrainableModel
+from nemo_amft.observe.files import UnwrittenError, disk_fault, unwritten
 from nemo_amft.parallel import platform
 from nemo_amft.parallel.groups import Place
 from nemo_amft.parallel.reductions import all_agree
@@ -50,34 +52,70 @@ class Checkpoints:
     def save(
         self, step: int, models: Mapping[str, ForwardModel], trainer: Mapping[str, Any], rank_state: Mapping[str, Any]
     ) -> Path:
-        """Write the state after `step` steps; then delete all but the newest `keep`."""
+        """Write the state after `step` steps; then delete all but the newest `keep`. Raises UnwrittenError, on the rank that
+        finds the disk full or on all: nothing is left of the checkpoint then, and the others are as they were."""
         final = self.folder / f"step_{step:08d}"
         temporary = self.folder / f".writing_{final.name}"
+        with self._giving_up(temporary, final):
+            self._write(temporary, models, trainer, rank_state)
+            if self.place.is_main:
+                self._put_in_place(temporary, final)
+        dist.barrier()
+        return final
+
+    def _write(
+        self, folder: Path, models: Mapping[str, ForwardModel], trainer: Mapping[str, Any], rank_state: Mapping[str, Any]
+    ) -> None:
         if self.place.is_main:
             for left in self.folder.glob(".writing_*"):  # of a save that was killed: each may be as large as a checkpoint
                 shutil.rmtree(left, ignore_errors=True)
             for name in (*models, "ranks"):
-                (temporary / name).mkdir(parents=True)
-            (temporary / "trainer.json").write_text(json.dumps(dict(trainer) | {"format": FORMAT}, indent=1))
+                (folder / name).mkdir(parents=True)
+            (folder / "trainer.json").write_text(json.dumps(dict(trainer) | {"format": FORMAT}, indent=1))
         dist.barrier()
         for name, model in models.items():  # one after the other: each needs host memory for its optimiser's state
             with platform.megatron():
-                dist_checkpointing.save(_sharded(model, loading=False), str(temporary / name), _shared_out())
-        torch.save(dict(rank_state), temporary / "ranks" / f"{self.place.rank:05d}.pt")
+                dist_checkpointing.save(_sharded(model, loading=False), str(folder / name), _shared_out())
+        torch.save(dict(rank_state), folder / "ranks" / f"{self.place.rank:05d}.pt")
         dist.barrier()
-        manifest = self._manifest(temporary)
+        manifest = self._manifest(folder)
         if self.place.is_main:
-            (temporary / "manifest.json").write_text(json.dumps(manifest))
-            _sync_to_disk([temporary / "manifest.json", temporary])
-            before = temporary.with_name(f".writing_over_{final.name}")
-            if final.exists():  # of the same step: out of the way first, as deleting takes long, and a kill may come
-                os.replace(final, before)
-            os.replace(temporary, final)
-            shutil.rmtree(before, ignore_errors=True)
-            for old in self.paths()[: -self.keep]:
-                shutil.rmtree(old, ignore_errors=True)
-        dist.barrier()
-        return final
+            (folder / "manifest.json").write_text(json.dumps(manifest))
+            _sync_to_disk([folder / "manifest.json", folder])
+
+    def _put_in_place(self, temporary: Path, final: Path) -> None:
+        before = temporary.with_name(f".writing_over_{final.name}")
+        if final.exists():  # of the same step: out of the way first, as deleting takes long, and a kill may come
+            os.replace(final, before)
+        os.replace(temporary, final)
+        shutil.rmtree(before, ignore_errors=True)
+        for old in self.paths()[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _giving_up(self, temporary: Path, final: Path) -> Iterator[None]:
+        """Context of writing a checkpoint. What there is of it is removed where it fails, by rank 0 (the room may be needed to
+        say so), and a disk's fault is told as such."""
+        try:
+            yield
+        except CheckpointException as error:  # raised on all ranks, but only rank 0 knows why; no Exception
+            fault = disk_fault(error)
+            mine = fault, unwritten(final, fault or str(error))
+            fault, text = self._from_main(lambda: mine)
+            self._remove(temporary)
+            dist.barrier()
+            raise (UnwrittenError if fault else RuntimeError)(text) from error
+        except Exception as error:  # of this rank alone, as far as it knows
+            fault = disk_fault(error)
+            text = unwritten(final, f"{fault}, on rank {self.place.rank}")
+            self._remove(temporary)
+            if fault is None:
+                raise
+            raise UnwrittenError(text) from error
+
+    def _remove(self, folder: Path) -> None:
+        if self.place.is_main:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def paths(self) -> list[Path]:
         """Sealed checkpoints, oldest first (not collective)."""

@@ -87,6 +87,8 @@ def save_hub_model(chunks: Sequence[torch.nn.Module], hub: HubModel, folder: Pat
             writer.finish(hub)
         except WRITE_ERRORS as error:
             failure = error
+    if writer is not None and failure is not None:
+        writer.give_up()
     _raise_everywhere(failure)
 
 

@@ -50,6 +50,10 @@ class HubWriter:
         self.file_names.append(list(self.pending))
         self.pending, self.pending_bytes = {}, 0
 
+    def give_up(self) -> None:
+        """Leave nothing behind."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+
     def finish(self, hub: HubModel) -> None:
         """Put the folder in place, with config, tokenizer and generation_config.json of `hub`."""
         self._flush()

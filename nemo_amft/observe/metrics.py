@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from nemo_amft.observe.files import write_atomically
+from nemo_amft.observe.files import write_atomically, writing
 from nemo_amft.observe.side_output import side_output
 from nemo_amft.types import UserError
 
@@ -87,11 +87,13 @@ class MetricsWriter(NullMetricsWriter):
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, phase: Phase, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one record and flush it. Values are Python, NumPy or 0-dimensional torch numbers."""
+        """Append one record and flush it. Values are Python, NumPy or 0-dimensional torch numbers. Raises UnwrittenError: what
+        is not recorded can be neither compared nor reported, so a run does not go on without it."""
         values = {name: self._finite(name, value) for name, value in metrics.items()}
         record = {"phase": phase, "step": step, "time": time.time(), **values}
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        with writing(self.path):
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
         # Warm-up counts its own steps, so its curves are kept apart from those of the main loop.
         prefix = "warmup/" if phase == "warmup" else ""
         scalars = {prefix + name: value for name, value in values.items() if value is not None}

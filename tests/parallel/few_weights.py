@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from nemo_amft.config.schema import ModelConfig, OptimConfig
 from nemo_amft.models import offloading
 from nemo_amft.models.checkpoints import Checkpoints, layout
 from nemo_amft.models.trainable import TrainableModel, set_schedule
+from nemo_amft.observe.files import UnwrittenError
 from nemo_amft.parallel import groups
 
 
@@ -86,3 +88,19 @@ def resume_offloaded(folder: str, optim: OptimConfig) -> tuple[list, list]:
     hybrid._sync_hdo_param_groups_to_sub_optimizers()
     parts = [group for part in hybrid.sub_optimizers for group in part.param_groups]
     return [(g["betas"], g["eps"]) for g in hybrid.param_groups], [(g["betas"], g["eps"]) for g in parts]
+
+
+def save_onto_a_full_disk(folder: str, rank: int, room: int) -> str:
+    """A checkpoint, and another for which `rank` has `room` bytes a file. Returns what is said of the second."""
+    model, store = _start(folder)
+    store.save(1, {"policy": model}, {"layout": layout(store.place, model)}, {})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if store.place.rank == rank:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        store.save(2, {"policy": model}, {"layout": layout(store.place, model)}, {})
+    except UnwrittenError as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return "nothing"

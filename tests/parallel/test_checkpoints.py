@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zlib
 from dataclasses import replace
@@ -15,6 +16,7 @@ from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 
 from nemo_amft.config.schema import OptimConfig
 from nemo_amft.models import checkpoints, offloading
+from nemo_amft.observe.files import FULL
 from nemo_amft.types import UserError
 from tests.parallel import few_weights, meta_steps
 from tests.parallel.meta_steps import Case
@@ -104,6 +106,23 @@ def test_a_resumed_offloaded_optimiser_has_the_numbers_of_the_configuration(tmp_
     run_ranks(1, few_weights.save_offloaded, str(tmp_path), before)
     ((groups, parts),) = run_ranks(1, few_weights.resume_offloaded, str(tmp_path), replace(before, betas=(0.8, 0.7), eps=0.05))
     assert groups == parts == [((0.8, 0.7), 0.05)]
+
+
+@pytest.mark.parametrize(
+    ("rank", "room", "where"),
+    [
+        (0, 50, "File too large, on rank 0"),  # trainer.json
+        (0, 1600, rf"{FULL}, on rank 0"),  # torch's archive of 1.8 KB, whose writer knows a wrong position alone
+        (1, 1600, "File too large"),  # a rank's share of the weights, of which rank 0 hears from Megatron
+    ],
+    ids=["json", "archive", "shards"],
+)
+def test_a_full_disk_is_named_and_leaves_the_checkpoint_before(tmp_path, rank, room, where):
+    path = tmp_path / "step_00000002"
+    said = run_ranks(rank + 1, few_weights.save_onto_a_full_disk, str(tmp_path), rank, room)
+    assert re.search(rf"{path} could not be written: {where} \([\d.]+ \w+ of [\d.]+ \w+ free in {tmp_path}\)", said[0]), said
+    assert [found.name for found in tmp_path.iterdir()] == ["step_00000001"]
+    assert checkpoints.damage(tmp_path / "step_00000001") is None
 
 
 @pytest.mark.parametrize("distributed_optimizer", [True, False])
