@@ -28,7 +28,7 @@ from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.models.checkpoints import Checkpoints, layout
 from nemo_amft.models.hub_weights import save_hub_model
 from nemo_amft.models.trainable import ForwardModel, TrainableModel
-from nemo_amft.observe import figures, start_up
+from nemo_amft.observe import start_up
 from nemo_amft.observe.files import UnwrittenError, write_atomically, writing
 from nemo_amft.observe.metrics import read_metrics
 from nemo_amft.observe.progress import final_table
@@ -288,6 +288,8 @@ class Run:
                 save_hub_model(p.policy.chunks, self.hub, p.run_dir / "hf")
         if not p.place.is_main:
             return
+        from nemo_amft.observe import figures  # slow to import, for one rank at the end
+
         figure = p.run_dir / "figures" / "dynamics.png"
         controller = p.controller.config
         bounds = (controller.mu_min, controller.mu_max) if hasattr(controller, "mu_min") else None
