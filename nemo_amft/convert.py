@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
 import tempfile
 import zipfile
@@ -33,6 +34,7 @@ def from_gguf(source: str, out: Path) -> None:
     from nemo_amft.models.hub_files import open_to_umask
     from nemo_amft.models.hub_tokenizer import write_tokenizer
 
+    print(f"reading {source}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         file = _gguf_file(source, Path(scratch))
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
@@ -47,6 +49,7 @@ def from_gguf(source: str, out: Path) -> None:
     write_config(model.config, torch.float32, out)
     write_tokenizer(tokenizer, None, out)
     open_to_umask(out)
+    print(f"{out}: {config.model_type} of {model.num_parameters():,} parameters in fp32, with tokenizer and chat template")
 
 
 def export_checkpoint(checkpoint: Path, out: Path) -> float:
@@ -114,6 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     export.add_argument("out", type=local_path, help="hub folder to write")
     options = parser.parse_args(arguments)
     quiet_libraries()
+    os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported: bars of libraries, one a tensor
     try:
         if options.command == "gguf":
             from_gguf(options.source, options.out)
