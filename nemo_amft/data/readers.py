@@ -6,6 +6,7 @@ Files are read without the datasets library, whose errors name neither row nor l
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
 import io
 import json
@@ -44,7 +45,7 @@ COMPRESSIONS: dict[str, Callable[[Path], Any]] = {
     ".xz": lzma.open,
 }
 
-EXPECTED = ".parquet, .jsonl or .json (also .gz, .zst, .bz2 or .xz of these two) or .arrow"
+EXPECTED = ".jsonl, .json or .csv (also .gz, .zst, .bz2 or .xz of these), .parquet or .arrow"
 """The kinds of file, for messages."""
 
 
@@ -52,7 +53,7 @@ def kind_of(path: Path) -> str | None:
     """The extension by which a file is read, without that of its compression; None for one that is not."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]] or [""]
     if suffixes[-1] in COMPRESSIONS:
-        return next((kind for kind in suffixes[-2:-1] if kind in (".jsonl", ".json", ".ndjson")), None)
+        return next((kind for kind in suffixes[-2:-1] if kind in TEXTS), None)
     return suffixes[-1] if suffixes[-1] in READERS else None
 
 
@@ -115,6 +116,32 @@ def _after_space(whole: str, place: int) -> int:
     while whole[place : place + 1] in (" ", "\t", "\r", "\n"):
         place += 1
     return place
+
+
+def _csv(path: Path) -> Iterator[Placed]:
+    """Comma-separated values below a line with the columns' names, quoted as RFC 4180 has it: all of them texts."""
+    csv.field_size_limit(MAX_LINE_BYTES)
+    last = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal last
+        for last, line in _lines(path):
+            yield _decoded(line, f"{path}, line {last}") + "\n"
+
+    columns: list[str] = []
+    try:
+        for values in csv.reader(lines(), strict=True):
+            origin = f"{path}, line {last}"
+            if not columns:
+                columns = values
+                if len(set(columns)) < len(columns):
+                    raise UserError(f"{origin}: found the columns {', '.join(columns)}, expected a name for each of its own")
+            elif values:  # no blank line
+                if len(values) != len(columns):
+                    raise UserError(f"{origin}: found {len(values)} values, expected {len(columns)}, one a column")
+                yield origin, dict(zip(columns, values, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{path}, line {last}: found malformed CSV ({error}), expected comma-separated values") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -218,11 +245,15 @@ def _table_rows(path: Path, kind: str, batches: Iterable[pyarrow.RecordBatch]) -
         raise UserError(f"{where}: found a damaged {kind} file ({_one_line(error)}), expected a complete one") from None
 
 
+TEXTS = (".jsonl", ".ndjson", ".json", ".csv")
+"""What may also be compressed."""
+
 READERS: dict[str, Callable[[Path], Iterator[Placed]]] = {
     ".parquet": _parquet,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".json": _json,
+    ".csv": _csv,
     ".arrow": _arrow,
 }
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_amft.data import choices, rows, shown
+from nemo_amft.data.boxed import last_boxed
 from nemo_amft.data.rows import ABSENT, Message, Row, RowError, blank
 from nemo_amft.data.shown import Shown
 
@@ -121,7 +122,8 @@ def _with_system(row: Row, said: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 def _answer(row: Row) -> tuple[str | None, str]:
-    """The free answer, None for none, and its column."""
+    """The free answer, None for none, and its column. A row that has no column for it may have it in its solution's last box
+    (MATH)."""
     if "reward_model" in row:
         model, key = row["reward_model"], "reward_model.ground_truth"
         if not isinstance(model, dict | None):
@@ -130,6 +132,8 @@ def _answer(row: Row) -> tuple[str | None, str]:
     else:
         said = (key for key in ANSWERS if not blank(row.get(key)))
         key = next(said, next((key for key in ANSWERS if key in row), ANSWERS[0]))
+        if key not in row and isinstance(solution := row.get("solution"), str) and (boxed := last_boxed(solution)):
+            return rows.answer(boxed, "solution"), "solution"
         value = row.get(key)
     return (None if blank(value) else rows.answer(value, key)), key
 
@@ -273,13 +277,14 @@ WORKED = Schema("question and answer, steps that end with '#### N'", _is_worked,
 """openai/gsm8k."""
 
 FREE = Schema(
-    f"{_names(PROMPTS)} with {_names(ANSWERS)}, reward_model.ground_truth, or a demonstration alone ({_names(shown.COLUMNS)})",
+    f"{_names(PROMPTS)} with {_names(ANSWERS)}, reward_model.ground_truth, a solution with a box, or a demonstration alone "
+    f"({_names(shown.COLUMNS)})",
     _is_free,
     _free,
     _free_demonstration,
 )
 """A problem with a free answer, a demonstration or both: Elliott/Openr1-Math-46k-8192, verl's sets (DAPO-17k, Skywork-OR1),
-open-r1/OpenR1-Math-220k, MATH-500, AIME, OlympiadBench, TRL's prompt and completion, and rows of one's own."""
+open-r1/OpenR1-Math-220k, MATH, MATH-500, AIME, OlympiadBench, TRL's prompt and completion, and rows of one's own."""
 
 CHAT = Schema(
     f"{_names(shown.CHATS)} (a conversation that ends with the assistant's message)", _is_chat, _chat, _chat_demonstration

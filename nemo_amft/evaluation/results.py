@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_amft.data.boxed import last_boxed
 from nemo_amft.evaluation import metrics
 from nemo_amft.evaluation.problems import ProblemSet
 from nemo_amft.evaluation.registry import AVERAGES
 from nemo_amft.observe.files import write_atomically
-from nemo_amft.tasks.math.boxed import last_boxed
 
 JSON, MARKDOWN = "evaluation.json", "evaluation.md"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_amft.tasks.math.boxed import boxes, with_boxes
+from nemo_amft.data.boxed import boxes, with_boxes
 from nemo_amft.tasks.math.oat import OatVerifier
 from nemo_amft.tasks.math.verifier import MathVerifier
 

@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nemo_amft.config.schema import DataConfig
+from nemo_amft.data.boxed import last_boxed
 from nemo_amft.data.golds import for_grader, join_golds, readable, split_golds
 from nemo_amft.tasks.math import MathConfig, MathTask
-from nemo_amft.tasks.math.boxed import last_boxed
 from nemo_amft.tasks.math.choice import ChoiceVerifier
 from nemo_amft.tasks.math.expression import differ, read, same_value
 from nemo_amft.tasks.math.graders import BenchmarkVerifier

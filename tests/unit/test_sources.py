@@ -1,3 +1,4 @@
+import gzip
 import json
 import re
 
@@ -43,6 +44,30 @@ def test_the_openr1_schema_is_read_from_both_kinds_of_file(tmp_path, suffix):
     assert first.demonstration == TARGET[0]["content"]
     assert (second.id, second.demonstration) == ("train/1", None)
     assert second.metadata["origin"] == f"{file}, {'line' if suffix == 'jsonl' else 'row'} 2"
+
+
+def test_values_of_a_csv_file_are_texts_that_may_hold_commas_quotes_and_lines(tmp_path):
+    file = tmp_path / "a.csv.gz"
+    written = 'problem,answer,demonstration\n"1, ""2""?",007,"First\nthen 7"\n\nLast?,8,\n'
+    file.write_bytes(gzip.compress(written.encode()))
+    first, last = load_examples(str(file))
+    assert (first.messages[0]["content"], first.answer, first.demonstration) == ('1, "2"?', "007", "First\nthen 7")
+    assert (last.answer, last.demonstration, last.metadata["origin"]) == ("8", None, f"{file}, line 5")
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("problem,answer\n1+1?,2\n1+2?\n", "line 3: found 1 values, expected 2, one a column"),
+        ("problem,problem\n1+1?,2\n", "line 1: found the columns problem, problem, expected a name for each of its own"),
+        ('problem,answer\n"1+1?,2\n', "line 2: found malformed CSV (unexpected end of data), expected comma-separated values"),
+    ],
+)
+def test_a_bad_csv_file_is_named_with_its_line(tmp_path, written, message):
+    (tmp_path / "a.csv").write_text(written)
+    with pytest.raises(UserError) as error:
+        load_examples(str(tmp_path / "a.csv"))
+    assert str(error.value) == f"{tmp_path}/a.csv, {message}"
 
 
 def test_gsm8k_s_own_format_loses_its_calculator_marks_and_gains_a_box(tmp_path):
@@ -194,9 +219,9 @@ def damaged(tmp_path, name):
     if name == "blank.jsonl":
         file.write_text("\n\n")
         return file, "found no rows, expected at least one"
-    if name == "problems.csv":
+    if name == "problems.tsv":
         file.write_text("prompt,answer\n")
-        return file, f"found extension '.csv', expected {EXPECTED}"
+        return file, f"found extension '.tsv', expected {EXPECTED}"
     if name == "columns.jsonl":
         write_lines(file, {"text": "1+1=2", "id": 1})
         return file, refusal({"text": "1+1=2", "id": 1})
@@ -213,7 +238,7 @@ def damaged(tmp_path, name):
         "empty.parquet",
         "folder.jsonl",
         "blank.jsonl",
-        "problems.csv",
+        "problems.tsv",
         "columns.jsonl",
         "no_rows.parquet",
     ],

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nemo_amft.data.boxed import last_boxed
 from nemo_amft.data.golds import split_golds
-from nemo_amft.tasks.math.boxed import last_boxed
 from nemo_amft.tasks.math.labels import option
 from nemo_amft.tasks.math.verifier import final_part
 from nemo_amft.types import Verdict

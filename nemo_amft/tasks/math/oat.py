@@ -6,8 +6,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from nemo_amft.data.boxed import last_boxed
 from nemo_amft.data.golds import split_golds
-from nemo_amft.tasks.math.boxed import last_boxed
 from nemo_amft.tasks.math.expression import differ, same_value
 from nemo_amft.tasks.math.labels import names_gold
 from nemo_amft.tasks.math.normalise import normalise, undelimited

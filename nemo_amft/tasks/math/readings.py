@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from nemo_amft.tasks.math.boxed import boxes, with_boxes
+from nemo_amft.data.boxed import boxes, with_boxes
 from nemo_amft.tasks.math.equality import equal
 from nemo_amft.tasks.math.normalise import undelimited
 from nemo_amft.tasks.math.numerals import numeral, scientific_as_latex, without_percent
