@@ -82,12 +82,12 @@ def build_parts(
     timers = PhaseTimers(c.trainer.phase_timeout_s)
     method = c.method.build(c.rollout.longest)
     with platform.megatron():
-        chunks = build_policy(hub.config, c.model, c.trainer.precision)
+        chunks = build_policy(hub.config, c.model, c.trainer.precision, hub.num_token_ids)
         load_hub_weights(chunks, hub.config, hub.path)
         policy = Policy(chunks, c.model, c.optim, c.trainer.precision, place)
         critic = _build_critic(c, hub, run_dir, place) if method.uses_critic else None
         reference = (
-            ForwardModel(build_policy(hub.config, c.model, c.trainer.precision), c.model, place)
+            ForwardModel(build_policy(hub.config, c.model, c.trainer.precision, hub.num_token_ids), c.model, place)
             if method.uses_reference
             else None
         )
@@ -120,7 +120,7 @@ def build_parts(
         progress=Progress(c.trainer.log_every, place.is_main),
         rollout_log=RolloutWriter(run_dir, c.trainer.save_rollouts, place.is_main),
         stop=stop,
-        vocabulary=hub.config.vocab_size,
+        vocabulary=hub.num_token_ids,
     )
 
 
@@ -140,13 +140,13 @@ def build_engine(config: Config, hub: HubModel, chunks: list, prompt_tokens: int
     if config.rollout.engine == "megatron":
         from nemo_amft.rollout.megatron import MegatronEngine
 
-        return MegatronEngine(chunks, config.rollout, hub.config.vocab_size, longest)
+        return MegatronEngine(chunks, config.rollout, hub.num_token_ids, longest)
     from nemo_amft.rollout.vllm import VLLMEngine
 
     def weights() -> Iterator[tuple[str, Tensor]]:
         return export_hub_weights(chunks, hub.config, config.rollout.sync_bucket_mb * 2**20)
 
-    return VLLMEngine(hub.path, config.rollout, config.trainer.precision, longest, weights)
+    return VLLMEngine(hub.path, config.rollout, config.trainer.precision, longest, weights, hub.num_token_ids)
 
 
 def build_seeing_engine(config: Config, hub: HubModel, images: int) -> RolloutEngine:
@@ -159,7 +159,7 @@ def build_seeing_engine(config: Config, hub: HubModel, images: int) -> RolloutEn
     from nemo_amft.rollout.vllm import VLLMEngine
 
     longest = config.data.max_prompt_tokens + config.rollout.longest
-    return VLLMEngine(hub.path, config.rollout, config.trainer.precision, longest, None, images)
+    return VLLMEngine(hub.path, config.rollout, config.trainer.precision, longest, None, hub.num_token_ids, images)
 
 
 def build_sampler(

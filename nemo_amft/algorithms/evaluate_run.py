@@ -108,7 +108,7 @@ def ready_sampler(
         engine = build_seeing_engine(config, hub, getattr(task, "max_turns", 1))
     else:
         with platform.megatron():
-            chunks = build_policy(hub.config, config.model, config.trainer.precision)
+            chunks = build_policy(hub.config, config.model, config.trainer.precision, hub.num_token_ids)
             load_hub_weights(chunks, hub.config, hub.path)
         if weights is not None:
             Checkpoints(weights.parent, 1, place).load(weights, {"policy": ForwardModel(chunks, config.model, place)})

@@ -33,8 +33,11 @@ from nemo_amft.types import UserError
 Precision = Literal["32", "bf16"]
 
 
-def build_policy(hub_config: PreTrainedConfig, model: ModelConfig, precision: Precision) -> list[PolicyModel]:
-    """This rank's chunks of the policy, one a virtual pipeline stage, on `platform.device()`."""
+def build_policy(
+    hub_config: PreTrainedConfig, model: ModelConfig, precision: Precision, num_token_ids: int | None = None
+) -> list[PolicyModel]:
+    """This rank's chunks of the policy, one a virtual pipeline stage, on `platform.device()`. `num_token_ids`: the tokenizer's
+    (HubModel.num_token_ids), which alone it predicts; None: all rows of the hub model."""
     architecture = Architecture.from_hub(hub_config)
     return _build_chunks(
         PolicyModel,
@@ -42,7 +45,7 @@ def build_policy(hub_config: PreTrainedConfig, model: ModelConfig, precision: Pr
         model,
         transformer_config(hub_config, model, precision),
         share_embeddings_and_output_weights=architecture.tied_embeddings,
-        true_vocab_size=architecture.vocab_size,
+        true_vocab_size=architecture.vocab_size if num_token_ids is None else num_token_ids,
         logprob_chunk_tokens=model.logprob_chunk_tokens,
     )
 

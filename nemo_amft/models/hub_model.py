@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,12 @@ class HubModel:
     """Folder that the tokenizer was read from."""
     end_token_ids: tuple[int, ...]
     """Tokens that end a response: the tokenizer's end of sequence, which demonstrations end with, and the model's own."""
+
+    @cached_property
+    def num_token_ids(self) -> int:
+        """Ids that the policy chooses among: up to the tokenizer's largest, added tokens included. Published models often have
+        more rows than that in embeddings and head, as padding; no log-prob counts these, and none is ever drawn."""
+        return min(_largest_id(self.tokenizer) + 1, self.config.get_text_config().vocab_size)
 
 
 def prepare_hub_model(model: ModelConfig, folder: Path, trained: bool = True) -> HubModel:
@@ -208,9 +215,13 @@ def _read_tokenizer(model: ModelConfig, folder: Path) -> PreTrainedTokenizerBase
 
 
 def _refuse_more_tokens(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, folder: Path) -> None:
-    largest = max(tokenizer.get_vocab().values(), default=-1)
+    largest = _largest_id(tokenizer)
     if largest >= config.vocab_size:
         raise UserError(f"{folder}: the tokenizer has ids up to {largest}, the model's vocab_size is {config.vocab_size}")
+
+
+def _largest_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    return max(tokenizer.get_vocab().values(), default=-1)
 
 
 def _end_tokens(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, folder: Path) -> tuple[int, ...]:

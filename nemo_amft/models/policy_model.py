@@ -33,7 +33,8 @@ class PolicyModel(PackedModel):
     """
 
     def __init__(self, *args, true_vocab_size: int, logprob_chunk_tokens: int, **kwargs):
-        """Args are GPTModel's, `vocab_size` being the padded one. `true_vocab_size` counts the tokens there really are."""
+        """Args are GPTModel's, `vocab_size` being the padded one. `true_vocab_size` counts the tokens there really are: what
+        the hub's files have in rows beyond them is padding, too."""
         super().__init__(*args, **kwargs)
         self.true_vocab_size = true_vocab_size
         self.logprob_temperature = 1.0

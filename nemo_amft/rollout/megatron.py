@@ -40,7 +40,7 @@ class MegatronEngine:
 
         Args:
             chunks: this rank's part of the policy, bare or wrapped in DistributedDataParallel.
-            vocab_size: tokens there are; columns beyond them only pad the output layer.
+            vocab_size: ids of the tokenizer; columns beyond them only pad the output layer.
             max_sequence_length: most tokens of prompt and response together.
 
         Raises:

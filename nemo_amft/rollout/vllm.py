@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nemo_amft.config.schema import RolloutConfig
 from nemo_amft.parallel import platform
-from nemo_amft.rollout import vllm_process, vllm_weights
+from nemo_amft.rollout import vllm_process, vllm_vocabulary, vllm_weights
 from nemo_amft.rollout.gather import gather_completions
 from nemo_amft.rollout.limits import check_lengths
 from nemo_amft.rollout.shares import shares
@@ -50,6 +50,7 @@ class VLLMEngine:
         precision: str,
         max_model_len: int,
         weights: Weights,
+        vocab_size: int,
         images: int = 0,
     ):
         """Start the engine, asleep. Takes seconds, most of them for importing vLLM.
@@ -58,6 +59,8 @@ class VLLMEngine:
             model_folder: config.json of the model, in hub format; weights and tokenizer there are read only without `weights`.
             precision: "32" or "bf16".
             max_model_len: most tokens of prompt and response together.
+            vocab_size: ids of the tokenizer; rows that the model's head has beyond them are never drawn, and no log-prob counts
+                them.
             weights: begins a pass over the policy's (hub name, whole tensor); collective, and run through by every rank.
             images: most images of a request. The model is then one that sees.
 
@@ -73,6 +76,7 @@ class VLLMEngine:
         self._weights = weights
         self._asleep = False
         self._images = images
+        self._vocab_size = vocab_size
         self._llm = self._start(str(model_folder), rollout, precision)
         if not platform.is_gpu():
             self.update_weights()
@@ -109,6 +113,7 @@ class VLLMEngine:
                     f"rollout.{memory}={getattr(rollout, memory)}: {_reason(error)}"
                 ) from error
             vllm_process.check_head_size(llm.model_config.get_head_size())
+            llm.collective_rpc(vllm_vocabulary.limit, args=(self._vocab_size,))
             return llm
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> list[Completion]:
@@ -129,7 +134,7 @@ class VLLMEngine:
         return gather_completions(completions if self._engine_rank == 0 else [])
 
     def _drawn(self, requests: Sequence[Request], params: SamplingParams) -> list[vllm.RequestOutput]:
-        sampling = [_sampling_params(request, params) for request in requests]
+        sampling = [_sampling_params(request, params, self._vocab_size) for request in requests]
         if not self._images:
             return self._llm.generate([_prompt(request) for request in requests], sampling, use_tqdm=False)
         # How many tokens an image takes, vLLM alone knows. It refuses a prompt that is too long, and cuts a response to fit.
@@ -213,14 +218,14 @@ def _prompt(request: Request) -> dict[str, Any]:
     return {"prompt_token_ids": list(request.prompt_token_ids), **images}
 
 
-def _sampling_params(request: Request, params: SamplingParams) -> vllm.SamplingParams:
+def _sampling_params(request: Request, params: SamplingParams, vocab_size: int) -> vllm.SamplingParams:
     import vllm
 
     return vllm.SamplingParams(
         max_tokens=params.max_new_tokens,
         temperature=params.temperature,
         top_p=params.top_p,
-        top_k=params.top_k,
+        top_k=params.top_k if params.top_k < vocab_size else 0,  # vLLM compares it with all rows, and indexes out of range
         seed=request.seed,
         stop_token_ids=list(params.stop_token_ids),
         ignore_eos=True,  # what ends a response is in stop_token_ids, nothing else

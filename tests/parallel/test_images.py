@@ -48,9 +48,10 @@ def draw(folder: Path) -> list[tuple[list[int], list[float]]]:
 
     groups.initialize(ModelConfig(), seed=1)
     rollout = RolloutConfig(max_num_seqs=4, kv_cache_gb=0.03125, max_new_tokens=6)
-    engine = VLLMEngine(folder, rollout, "32", 128, None, images=2)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    engine = VLLMEngine(folder, rollout, "32", 128, None, len(tokenizer), images=2)
     engine.wake()
-    chat = ChatTemplate(AutoTokenizer.from_pretrained(folder))
+    chat = ChatTemplate(tokenizer)
     shown = [pictures("red", "blue"), pictures("blue", "red"), pictures("red"), ()]
     requests = [Request(chat.prompt_ids(MESSAGES, len(images)), None, images) for images in shown]
     found = [(list(c.token_ids), list(c.log_probs)) for c in engine.generate(requests, DRAWN)]

@@ -22,7 +22,10 @@ from nemo_amft.rollout.probe import probe
 from nemo_amft.types import Completion, Request, SamplingParams, TokenSequence, UserError
 from tests.parallel.ranks import RanksFailed, run_ranks
 
-VOCAB_SIZE = 101  # no multiple of 2 or 128: columns are padded
+VOCAB_SIZE = 101
+"""Ids of the tokenizer: no multiple of 2 or 128."""
+ROWS = 150
+"""Of embeddings and head. Those beyond the tokenizer's ids are as large as the others: they would be every third token."""
 MAX_LENGTH = 40
 NEW_TOKENS = 12
 PROMPTS = [(5, 6, 7), (5, 6, 7), (50, 51, 52, 53, 54, 55, 56, 57, 58), (90,), (5, 6, 7), (11, 12, 13, 14, 15)]
@@ -56,7 +59,7 @@ def folders(tmp_path_factory) -> Folders:
     found = Folders()
     for tied in (False, True):
         config = Qwen2Config(
-            vocab_size=VOCAB_SIZE,
+            vocab_size=ROWS,
             hidden_size=128,  # heads of 32, the smallest that vLLM has on a CPU
             intermediate_size=96,
             num_hidden_layers=2,
@@ -109,7 +112,7 @@ def exercise(engine_name: str, tp: int, engine_tp: int, sequence_parallel: bool,
     model = ModelConfig(tensor_model_parallel_size=tp, sequence_parallel=sequence_parallel)
     groups.initialize(model, seed=1)
     with platform.megatron():
-        chunks = build_policy(hub_config, model, "32")
+        chunks = build_policy(hub_config, model, "32", VOCAB_SIZE)
     load_hub_weights(chunks, hub_config, first)
 
     def policy_log_probs(sequences: list[TokenSequence], temperature: float = 1.0) -> list[list[float]]:
@@ -125,7 +128,7 @@ def exercise(engine_name: str, tp: int, engine_tp: int, sequence_parallel: bool,
         from nemo_amft.rollout.vllm import VLLMEngine
 
         weights = lambda: export_hub_weights(chunks, hub_config)  # noqa: E731
-        engine = VLLMEngine(first, rollout, "32", MAX_LENGTH, weights)
+        engine = VLLMEngine(first, rollout, "32", MAX_LENGTH, weights, VOCAB_SIZE)
     engine.wake()
     found: dict = {"process state kept": _process_state() == before}
 
@@ -145,6 +148,10 @@ def exercise(engine_name: str, tp: int, engine_tp: int, sequence_parallel: bool,
     stop = found["greedy"][0].token_ids[4]
     found["stopped"] = draw(temperature=0.0, stop_token_ids=(stop,))
     found["top-k 1"] = [c.token_ids for c in draw(temperature=1.0, top_k=1)]
+    found["largest id"], ranks, hot = {}, dist.get_world_size(), 5.0 if engine_name == "megatron" else 2.0  # vLLM's most
+    for name, params in {"all": {}, "top-p": {"top_p": 0.99}, "top-k": {"top_k": 120}}.items():
+        many = [Request(PROMPTS[0], seed=i) for i in range(900 if name == "all" and ranks == 1 else 32)]
+        found["largest id"][name] = max(max(c.token_ids) for c in draw(many, temperature=hot, **params))
     found["none"] = draw([])
     found["one"] = draw(REQUESTS[3:4], temperature=1.0)[0].token_ids
     unseeded = [Request(prompt) for prompt in PROMPTS]
@@ -203,6 +210,7 @@ def _log_probs(
 
 def _greedy_by_transformers(folder: Path, prompts: Sequence[tuple[int, ...]] = PROMPTS) -> list[tuple[int, ...]]:
     model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(VOCAB_SIZE)  # cuts its embeddings and head
     lengths = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
     return [tuple(model.generate(torch.tensor([prompt]), **lengths)[0, len(prompt) :].tolist()) for prompt in prompts]
 
@@ -259,6 +267,14 @@ def test_top_k_of_one_is_greedy(run, layout):
 
 
 @every_layout
+def test_no_id_beyond_the_tokenizer_s_is_drawn_however_hot(run, layout):
+    """At temperature 5, nearly uniform, or 2: by one rank 10,800 draws, and the largest id is among them."""
+    largest = run(layout)["largest id"]
+    assert 0.9 * VOCAB_SIZE < max(largest.values()) < VOCAB_SIZE
+    assert layout != "megatron" or largest["all"] == VOCAB_SIZE - 1
+
+
+@every_layout
 def test_no_requests_give_no_completions(run, layout):
     assert run(layout)["none"] == []
 
@@ -299,7 +315,7 @@ def decode_after_a_step(folder: Path) -> tuple[float, float]:
     hub_config, model = AutoConfig.from_pretrained(folder), ModelConfig()
     place = groups.initialize(model, seed=1)
     with platform.megatron():
-        chunks = build_policy(hub_config, model, "32")
+        chunks = build_policy(hub_config, model, "32", VOCAB_SIZE)
     load_hub_weights(chunks, hub_config, folder)
     optim = OptimConfig(lr=0.01, overlap_grad_reduce=True, overlap_param_gather=True)
     policy = TrainableModel(chunks, model, optim, "32", place)
@@ -359,11 +375,16 @@ def exercise_elsewhere(first: Path, second: Path) -> dict[str, dict]:
     for name, (model, engine_tp) in ELSEWHERE.items():
         groups.initialize(model, seed=1)
         with platform.megatron():
-            chunks = build_policy(hub_config, model, "32")
+            chunks = build_policy(hub_config, model, "32", VOCAB_SIZE)
         load_hub_weights(chunks, hub_config, first)
         rollout = replace(ROLLOUT, tensor_model_parallel_size=engine_tp, max_num_seqs=128)
         engine = VLLMEngine(
-            first, rollout, "32", len(LONG) + NEW_TOKENS, lambda chunks=chunks: export_hub_weights(chunks, hub_config, 50_000)
+            first,
+            rollout,
+            "32",
+            len(LONG) + NEW_TOKENS,
+            lambda chunks=chunks: export_hub_weights(chunks, hub_config, 50_000),
+            VOCAB_SIZE,
         )
         engine.wake()
         one, cached = found.setdefault(name, {}), []
