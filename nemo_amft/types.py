@@ -87,6 +87,8 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     stop_token_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
+    """Texts that end a response once it holds them."""
     seed: int = 0
     """Of the requests that bring no seed of their own, all together."""
 
@@ -109,7 +111,8 @@ class Completion:
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]
     finished: bool
-    """True if a stop token ended it (the stop token is then the last id); False if it ran into the length limit."""
+    """True if a stop token or a stop string ended it (the last id is the stop token, or the one that completes the string);
+    False if it ran into the length limit."""
 
 
 class RolloutEngine(Protocol):

@@ -16,7 +16,7 @@ from nemo_amft.algorithms.sampling import Sampler
 from nemo_amft.algorithms.throughput import Throughput
 from nemo_amft.config.architecture import from_hub
 from nemo_amft.config.plugins import load_function
-from nemo_amft.config.schema import Config
+from nemo_amft.config.schema import Config, RolloutConfig
 from nemo_amft.config.validate import validate
 from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.data.template import TIME_FILE, pinned_time
@@ -27,6 +27,7 @@ from nemo_amft.models.builder import build_critic, build_policy
 from nemo_amft.models.checkpoints import Checkpoints
 from nemo_amft.models.critic import Critic
 from nemo_amft.models.hub_model import HubModel, prepare_critic, prepare_hub_model
+from nemo_amft.models.hub_tokenizer import backend
 from nemo_amft.models.hub_weights import export_hub_weights, load_hub_weights
 from nemo_amft.models.policy import Policy
 from nemo_amft.models.trainable import ForwardModel
@@ -58,12 +59,26 @@ def load_model(config: Config, run_dir: Path, place: Place, trained: bool = True
 
 
 def load_chat(config: Config, run_dir: Path, place: Place, hub: HubModel, max_demonstration_tokens: int | None) -> ChatTemplate:
-    """The model's chat template, with the run's time for one that reads the clock, which is shown."""
+    """The model's chat template, with the run's time for one that reads the clock, which is shown. Raises UserError for what
+    rollout.stop or rollout.stop_token_ids ask of its tokenizer in vain."""
+    check_stops(config.rollout, hub)
     template, wanted = hub.tokenizer.chat_template or "", config.model.chat_template_time
     now = on_main_first(place, lambda: pinned_time(run_dir, template, wanted))
     if now is not None and place.is_main:
         print(f"the chat template reads the clock, and is told {now.isoformat()} ({run_dir / TIME_FILE})", flush=True)
-    return ChatTemplate(hub.tokenizer, max_demonstration_tokens, now)
+    return ChatTemplate(hub.tokenizer, max_demonstration_tokens, now, hub.end_token_ids)
+
+
+def check_stops(rollout: RolloutConfig, hub: HubModel) -> None:
+    """Raises UserError for stop tokens that the tokenizer has not, and for stop strings where it cannot stream text."""
+    for token in rollout.stop_token_ids:
+        if not 0 <= token < hub.num_token_ids:
+            most = hub.num_token_ids - 1
+            raise UserError(f"rollout.stop_token_ids: found {token}, expected ids of the tokenizer, 0 to {most}")
+    if rollout.stop and backend(hub.tokenizer) is None:
+        raise UserError(
+            f"rollout.stop: found strings, expected rollout.stop_token_ids, as {hub.tokenizer_path} has no tokenizer.json"
+        )
 
 
 def build_parts(
@@ -140,13 +155,15 @@ def build_engine(config: Config, hub: HubModel, chunks: list, prompt_tokens: int
     if config.rollout.engine == "megatron":
         from nemo_amft.rollout.megatron import MegatronEngine
 
-        return MegatronEngine(chunks, config.rollout, hub.num_token_ids, longest)
+        core = backend(hub.tokenizer) if config.rollout.stop else None
+        return MegatronEngine(chunks, config.rollout, hub.num_token_ids, longest, core)
     from nemo_amft.rollout.vllm import VLLMEngine
 
     def weights() -> Iterator[tuple[str, Tensor]]:
         return export_hub_weights(chunks, hub.config, config.rollout.sync_bucket_mb * 2**20)
 
-    return VLLMEngine(hub.path, config.rollout, config.trainer.precision, longest, weights, hub.num_token_ids)
+    reader = hub.tokenizer if config.rollout.stop else None
+    return VLLMEngine(hub.path, config.rollout, config.trainer.precision, longest, weights, hub.num_token_ids, tokenizer=reader)
 
 
 def build_seeing_engine(config: Config, hub: HubModel, images: int) -> RolloutEngine:
@@ -159,7 +176,10 @@ def build_seeing_engine(config: Config, hub: HubModel, images: int) -> RolloutEn
     from nemo_amft.rollout.vllm import VLLMEngine
 
     longest = config.data.max_prompt_tokens + config.rollout.longest
-    return VLLMEngine(hub.path, config.rollout, config.trainer.precision, longest, None, hub.num_token_ids, images)
+    reader = hub.tokenizer if config.rollout.stop else None
+    return VLLMEngine(
+        hub.path, config.rollout, config.trainer.precision, longest, None, hub.num_token_ids, images, tokenizer=reader
+    )
 
 
 def build_sampler(
@@ -188,10 +208,11 @@ def build_sampler(
         timers,
         config.trainer.seed,
         config.rollout.seed_per_sample,
-        hub.end_token_ids,
+        tuple(dict.fromkeys((*hub.end_token_ids, *config.rollout.stop_token_ids))),
         prompt_tokens or config.data.max_prompt_tokens,
         config.rollout.longest,
         hasattr(task, "environment"),
+        config.rollout.stop,
         images,
     )
 

@@ -48,14 +48,18 @@ class Conversation:
         self.responses.append(text)
         self.finished = completion.finished
 
-    def go_on(self, message: str, ids: Sequence[int], end: int, room: int) -> bool:
+    def go_on(self, message: str, ids: Sequence[int], end_token_ids: Sequence[int], room: int) -> bool:
         """Add the user's message, `ids` of the template included. Where they take more than `room` tokens the conversation ends
-        as cut instead; returns whether it goes on. A response that the limit cut is ended by `end` first, which is not the
-        policy's doing and so not trained on. One that ended as the template ends a turn, where that is another end token, is
-        not ended twice."""
-        if self.finished and list(ids[:1]) == self.tokens[-1:]:
-            ids = ids[1:]
-        added = [*([] if self.finished else [end]), *ids]
+        as cut instead; returns whether it goes on. A response without one of `end_token_ids`, as the limit or rollout.stop cut
+        it, is ended by the first of them, which is not the policy's doing and so not trained on. One that ended as the template
+        ends a turn, where that is another end token, is not ended twice."""
+        last = self.tokens[-1]
+        if self.finished and list(ids[:1]) == [last]:
+            added = list(ids[1:])
+        elif self.finished and last in end_token_ids:
+            added = list(ids)
+        else:
+            added = [end_token_ids[0], *ids]
         if len(added) > room:
             self.finished = False
             return False

@@ -45,6 +45,8 @@ class Sampler:
     """Longest response, or conversation after the prompt."""
     several_turns: bool = False
     """The task has an environment in place of a verifier."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a response."""
     images: Images | None = None
     """The images of an example, of a task that shows some: the first comes with the prompt."""
     _statuses: Counter[str] = field(default_factory=Counter)
@@ -76,7 +78,9 @@ class Sampler:
                 for i, c in live
             ]
             seed = sample_seed(self.run_seed, name, step, 0, 0)
-            sampling = SamplingParams(max_new_tokens, temperature, stop_token_ids=self.stop_token_ids, seed=seed, **params)
+            sampling = SamplingParams(
+                max_new_tokens, temperature, stop_token_ids=self.stop_token_ids, stop=self.stop, seed=seed, **params
+            )
             with self.timers("rollout"):
                 completions = self.engine.generate(requests, sampling)
             refuse_no_numbers(completions, self.engine)
@@ -102,7 +106,7 @@ class Sampler:
         images = conversation.verdict.follow_up_images if self.images is not None else 0
         room = self.max_response_tokens - len(conversation.tokens) - max_new_tokens
         conversation.num_shown += images
-        return conversation.go_on(message, self.chat.follow_up(message, images), self.chat.eos_token_id, room)
+        return conversation.go_on(message, self.chat.follow_up(message, images), self.chat.end_token_ids, room)
 
     def demonstration(self, example: Example) -> Demonstration | None:
         """See `Tools`."""
@@ -143,9 +147,8 @@ class Sampler:
         return () if self.images is None else self.images(example)
 
     def text(self, completion: Completion) -> str:
-        """What a response says: without the token that ended it."""
-        ids = completion.token_ids
-        return self.chat.decode(ids[:-1] if completion.finished and ids and ids[-1] in self.stop_token_ids else ids)
+        """What a response says."""
+        return self.chat.response_text(completion.token_ids)
 
     def _grade(self, answers: Sequence[str], texts: Sequence[str | list[str]], finished: Sequence[bool]) -> list[Verdict]:
         """Each node grades its slice in its own processes; all ranks get all verdicts, in order."""

@@ -23,6 +23,8 @@ from nemo_amft.data.template import parse_time
 from nemo_amft.parallel import signals
 from nemo_amft.types import UserError
 
+MAX_VLLM_TEMPERATURE = 2.0
+
 _GROUP_ADVANTAGES = ("grpo", "dr_grpo", "rloo")
 
 
@@ -204,6 +206,12 @@ def _rollout(config: Config) -> Iterator[str]:
             f"rollout.tensor_model_parallel_size: found {rollout.tensor_model_parallel_size}, "
             f"expected a divisor of the job's {world} processes"
         )
+    if "" in rollout.stop:
+        yield "rollout.stop: found an empty string, expected text that ends a response"
+    if rollout.engine == "vllm":
+        for key in ("rollout", "validation", "evaluation"):
+            if (found := lookup(config, f"{key}.temperature")) > MAX_VLLM_TEMPERATURE:
+                yield f"{key}.temperature: found {found:g}, expected at most {MAX_VLLM_TEMPERATURE:g}, vLLM's limit"
     if (rollout.top_p < 1 or rollout.top_k > 0) and rollout.temperature != 1.0:
         yield (
             f"rollout.temperature: found {rollout.temperature} with rollout.top_p {rollout.top_p} and rollout.top_k "

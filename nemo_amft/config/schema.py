@@ -233,6 +233,12 @@ class RolloutConfig:
     """Nucleus sampling; below 1 it biases the policy gradient and is refused together with importance weights."""
     top_k: int = 0
     """Top-k sampling, 0 for all; as top_p."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end a response, beside the end tokens of tokenizer and model. Such a token is the response's last one, and
+    graders read it as it is written, unless the chat template ends a turn with it."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a response, as in ["</answer>"]: with the token that completes one of them, and may say more than it.
+    That token is kept, and graders read all that was written, the string included. Counts as finished, as an end token does."""
     seed_per_sample: bool = True
     """A generator a response, seeded by (run seed, step, prompt, sample): the same tokens on every layout."""
     tensor_model_parallel_size: int = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from nemo_amft.types import Example, TokenSequence, UserError
@@ -21,11 +22,18 @@ def responses(example: Example) -> tuple[str, ...]:
 class ChatTemplate:
     """A tokenizer's chat template, and counts of the demonstrations that were cut."""
 
-    def __init__(self, tokenizer: Any, max_demonstration_tokens: int | None = None, now: datetime | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_demonstration_tokens: int | None = None,
+        now: datetime | None = None,
+        end_token_ids: Sequence[int] = (),
+    ) -> None:
         """`tokenizer` is a transformers tokenizer; raises UserError if it has no chat template or no end-of-sequence token.
 
         `max_demonstration_tokens` bounds a demonstration's response, its end token included; None: no bound. `now` is what a
-        template that asks for the time is told (data/template.py); None: the time it is.
+        template that asks for the time is told (data/template.py); None: the time it is. `end_token_ids`: what else ends a
+        response, beside the tokenizer's end token.
         """
         if tokenizer.chat_template is None:
             raise UserError(
@@ -37,6 +45,8 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._max_demonstration_tokens = max_demonstration_tokens
         self._clock = {} if now is None else {"strftime_now": now.strftime}
+        self.end_token_ids = tuple(dict.fromkeys((tokenizer.eos_token_id, *end_token_ids)))
+        """Tokens that end a response; the first, the tokenizer's, is what demonstrations end with."""
         self.num_demonstrations = 0
         """Demonstrations made so far."""
         self.num_truncated = 0
@@ -112,8 +122,49 @@ class ChatTemplate:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids` without special tokens, spaces as they are."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """Text of `ids`, special tokens and spaces as they are. An id without a token (vocabularies may have gaps) reads as
+        U+FFFD, the replacement character."""
+        pieces: list[list[int]] = [[]]
+        for i in ids:
+            if i in self._known_ids:
+                pieces[-1].append(i)
+            else:
+                pieces.append([])
+        options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        return "\ufffd".join(self._tokenizer.decode(piece, **options) for piece in pieces)
+
+    def response_text(self, ids: Sequence[int]) -> str:
+        """What a response says, to graders and in rollouts/: the text of `ids` without the turn's framing at its beginning and
+        end. Of special tokens that is the end tokens, pad, bos, and what the template ends a turn with; all others are the
+        policy's words ("</think>"), and so is framing in the middle of them: an answer is not to be read as if it were not
+        there."""
+        start, end = 0, len(ids)
+        while start < end and ids[start] in self._framing:
+            start += 1
+        for i in reversed(range(start, end)):
+            if ids[i] in self._framing:
+                end = i
+            elif self.decode(ids[i : i + 1]).strip():
+                break  # a blank may stand between two tokens of the framing, such as the template's and the tokenizer's
+        return self.decode(ids[start:end])
+
+    @cached_property
+    def _known_ids(self) -> frozenset[int]:
+        return frozenset(self._tokenizer.get_vocab().values())
+
+    @cached_property
+    def _framing(self) -> frozenset[int]:
+        tokenizer = self._tokenizer
+        found = {tokenizer.pad_token_id, tokenizer.bos_token_id, *self.end_token_ids, *self._end_of_turn()}
+        return frozenset(found - {None, tokenizer.unk_token_id})  # as pad token, <unk> still is what the policy wrote
+
+    def _end_of_turn(self) -> list[int]:
+        """What the template writes right after a response, if that is a special token."""
+        try:
+            ids = self.follow_up("a")[:1]
+        except UserError:  # the template takes no second turn
+            return []
+        return ids if ids and self._tokenizer.decode(ids, skip_special_tokens=True) == "" else []
 
     def _prompt_ids(self, messages: Sequence[Mapping[str, Any]], what: str) -> tuple[int, ...]:
         # What comes back by default differs between transformers 4 (ids) and 5 (a mapping), so it is asked for.

@@ -107,6 +107,7 @@ class BenchmarkRun:
             e.temperature,
             e.top_p,
             stop_token_ids=sampler.stop_token_ids,
+            stop=sampler.stop,
             seed=config.trainer.seed,
         )
         with sampler.timers("rollout"):
@@ -166,7 +167,9 @@ class BenchmarkRun:
     def _settings(self) -> Row:
         e = self.config.evaluation
         limit = self.config.rollout.max_new_tokens
-        return {"temperature": e.temperature, "top_p": e.top_p, "max_new_tokens": limit}
+        found = {"temperature": e.temperature, "top_p": e.top_p, "max_new_tokens": limit}
+        stops = {key: list(value) for key in ("stop_token_ids", "stop") if (value := getattr(self.config.rollout, key))}
+        return found | stops
 
     def _about(self) -> Row:
         return {**self.about, "model": self.model, "seed": self.config.trainer.seed, **self._settings()}

@@ -67,6 +67,11 @@ def difference(tokenizer: PreTrainedTokenizerBase, core: Tokenizer | PreTrainedT
     return None
 
 
+def backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
+    """The `tokenizers` library's tokenizer behind one of transformers; None of one that is written in Python."""
+    return tokenizer.backend_tokenizer if isinstance(tokenizer, PreTrainedTokenizerFast) else None
+
+
 def _core(folder: Path) -> Tokenizer | None:
     """tokenizer.json as the tokenizers library reads it, with nothing else applied."""
     file = folder / TOKENIZER_FILE

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.transformer.utils import set_model_to_sequence_parallel
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from nemo_amft.config.schema import RolloutConfig
@@ -19,6 +20,7 @@ from nemo_amft.rollout.gather import gather_completions
 from nemo_amft.rollout.limits import check_lengths
 from nemo_amft.rollout.sampling import sample, uniforms
 from nemo_amft.rollout.shares import shares
+from nemo_amft.rollout.stopping import StopStrings
 from nemo_amft.types import Completion, Request, SamplingParams, UserError
 
 
@@ -35,6 +37,7 @@ class MegatronEngine:
         rollout: RolloutConfig,
         vocab_size: int,
         max_sequence_length: int,
+        tokenizer: Tokenizer | None = None,
     ):
         """Take the policy as it is; nothing is copied or allocated.
 
@@ -42,6 +45,7 @@ class MegatronEngine:
             chunks: this rank's part of the policy, bare or wrapped in DistributedDataParallel.
             vocab_size: ids of the tokenizer; columns beyond them only pad the output layer.
             max_sequence_length: most tokens of prompt and response together.
+            tokenizer: what reads responses for stop strings; not needed without any.
 
         Raises:
             UserError: the layout has pipeline or context parallelism.
@@ -57,6 +61,7 @@ class MegatronEngine:
         self._max_num_seqs = rollout.max_num_seqs
         self._vocab_size = vocab_size
         self._max_sequence_length = max_sequence_length
+        self._tokenizer = tokenizer
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> list[Completion]:
         """See `RolloutEngine.generate`.
@@ -116,7 +121,8 @@ class MegatronEngine:
 
     def _decode(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], params: SamplingParams) -> list[Completion]:
         """One completion a prompt, the batch decoded together. B shrinks when half of it has finished."""
-        batch = _Batch(prompts, uniforms(seeds, params.max_new_tokens), params)
+        watchers = [StopStrings(self._tokenizer, prompt, params.stop) for prompt in prompts] if params.stop else []
+        batch = _Batch(prompts, uniforms(seeds, params.max_new_tokens), params, watchers)
         longest = max(map(len, prompts)) + params.max_new_tokens
         context = StaticInferenceContext(len(prompts), longest)
         position_ids = torch.arange(longest, device=platform.device())[None]
@@ -148,9 +154,13 @@ def _shrink(context: StaticInferenceContext, keep: Tensor) -> None:
 class _Batch:
     """Sequences that are decoded together: row b is sequence `rows[b]` of the batch as it was at the start."""
 
-    def __init__(self, prompts: Sequence[Sequence[int]], uniform: Tensor, params: SamplingParams):
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], uniform: Tensor, params: SamplingParams, watchers: Sequence[StopStrings]
+    ):
+        """`watchers`: one a prompt; none without stop strings."""
         device = platform.device()
         self._params = params
+        self._watchers = watchers
         self._lengths = [len(prompt) for prompt in prompts]
         size, longest = len(prompts), max(self._lengths) + params.max_new_tokens
         self._all_tokens = torch.zeros(size, longest, dtype=torch.int64)
@@ -159,6 +169,7 @@ class _Batch:
         self._all_tokens = self._all_tokens.to(device)
         self._all_log_probs = torch.zeros(size, longest, device=device)
         self._ends = torch.zeros(size, dtype=torch.int64, device=device)
+        self._stopped = torch.zeros(size, dtype=torch.bool, device=device)
         self._uniform = uniform.to(device)
         self._stops = torch.tensor(params.stop_token_ids, dtype=torch.int64, device=device)
         self._tensor_group = parallel_state.get_tensor_model_parallel_group()
@@ -182,11 +193,20 @@ class _Batch:
         self.tokens[:, position] = token_B
         self._all_tokens[self.rows, position] = token_B
         self._all_log_probs[self.rows, position] = log_prob_B.where(drawn_B, 0.0)
-        stopped_B = drawn_B & torch.isin(token_B, self._stops)
+        stopped_B = drawn_B & (torch.isin(token_B, self._stops) | self._completes_a_string(token_B, drawn_B))
         ended_B = stopped_B | (drawn_B & (written_B == self._params.max_new_tokens - 1))
         self._ends[self.rows] = torch.where(ended_B, position + 1, self._ends[self.rows])
+        self._stopped[self.rows] |= stopped_B
         self._live &= ~ended_B
         self.num_live = int(self._live.sum())
+
+    def _completes_a_string(self, token_B: Tensor, drawn_B: Tensor) -> Tensor:
+        """Which of the drawn tokens complete a stop string."""
+        if not self._watchers:
+            return torch.zeros_like(drawn_B)
+        rows = zip(self.rows.tolist(), token_B.tolist(), drawn_B.tolist(), strict=True)
+        found = [drawn and self._watchers[row].completed_by(token) for row, token, drawn in rows]
+        return torch.tensor(found, device=drawn_B.device)
 
     def drop_finished(self) -> Tensor:
         """Keep only live sequences; returns their indices into the batch as it was."""
@@ -197,8 +217,9 @@ class _Batch:
     def completions(self) -> list[Completion]:
         """What was drawn, in the order of the prompts."""
         tokens, log_probs = self._all_tokens.cpu(), self._all_log_probs.cpu()
+        ends, all_stopped = self._ends.tolist(), self._stopped.tolist()
         found = []
-        for row, (start, end) in enumerate(zip(self._lengths, self._ends.tolist(), strict=True)):
+        for row, (start, end, stopped) in enumerate(zip(self._lengths, ends, all_stopped, strict=True)):
             ids = tuple(tokens[row, start:end].tolist())
-            found.append(Completion(ids, tuple(log_probs[row, start:end].tolist()), ids[-1] in self._params.stop_token_ids))
+            found.append(Completion(ids, tuple(log_probs[row, start:end].tolist()), stopped))
         return found

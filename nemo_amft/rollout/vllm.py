@@ -25,6 +25,7 @@ from nemo_amft.types import Completion, Request, SamplingParams, UserError
 
 if TYPE_CHECKING:
     import vllm
+    from transformers import PreTrainedTokenizerBase
 
 Weights = Callable[[], Iterator[tuple[str, Tensor]]] | None
 
@@ -52,6 +53,7 @@ class VLLMEngine:
         weights: Weights,
         vocab_size: int,
         images: int = 0,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ):
         """Start the engine, asleep. Takes seconds, most of them for importing vLLM.
 
@@ -63,6 +65,7 @@ class VLLMEngine:
                 them.
             weights: begins a pass over the policy's (hub name, whole tensor); collective, and run through by every rank.
             images: most images of a request. The model is then one that sees.
+            tokenizer: what reads responses for stop strings; not needed without any.
 
         Raises:
             UserError: vLLM cannot run this model or configuration; its own reason is in the message.
@@ -78,6 +81,8 @@ class VLLMEngine:
         self._images = images
         self._vocab_size = vocab_size
         self._llm = self._start(str(model_folder), rollout, precision)
+        if tokenizer is not None:
+            vllm_process.read_responses_with(self._llm, tokenizer)
         if not platform.is_gpu():
             self.update_weights()
         self.sleep()
@@ -228,8 +233,10 @@ def _sampling_params(request: Request, params: SamplingParams, vocab_size: int) 
         top_k=params.top_k if params.top_k < vocab_size else 0,  # vLLM compares it with all rows, and indexes out of range
         seed=request.seed,
         stop_token_ids=list(params.stop_token_ids),
-        ignore_eos=True,  # what ends a response is in stop_token_ids, nothing else
-        detokenize=False,
+        stop=list(params.stop),
+        ignore_eos=True,  # what ends a response is in stop_token_ids and stop, nothing else
+        detokenize=bool(params.stop),
+        skip_special_tokens=False,
         logprobs=0,  # the drawn token's own
         flat_logprobs=True,
     )

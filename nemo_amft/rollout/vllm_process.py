@@ -8,6 +8,7 @@ import random
 import secrets
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy
 import torch
@@ -79,6 +80,12 @@ def name_device() -> None:
     shows each its own GPU only. Call within `undisturbed`."""
     if platform.is_gpu():
         os.environ["LOCAL_RANK"] = str(torch.cuda.current_device())
+
+
+def read_responses_with(llm: Any, tokenizer: Any) -> None:
+    """Have vLLM look for stop strings in what `tokenizer`, of transformers, makes of a response. Left to itself it reads the
+    folder again, by another class perhaps, and so other text than graders see; there is no way to hand it one (vLLM 0.32)."""
+    llm.llm_engine.output_processor.tokenizer = tokenizer
 
 
 def check_head_size(head_size: int) -> None:

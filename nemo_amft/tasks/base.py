@@ -27,7 +27,7 @@ class Verifier(Protocol):
     """
 
     def __call__(self, answer: str, response: str, finished: bool) -> Verdict:
-        """Compare `response` (text without the stop token) with `answer`, an Example's; not `finished` means cut by the limit.
+        """Compare `response` (ChatTemplate.response_text) with `answer`, an Example's; not `finished` means cut by the limit.
 
         May run for ever, exhaust memory or raise: the pool turns that into a reward of 0 with the reason.
         """

@@ -14,7 +14,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config
+from tokenizers import Tokenizer, decoders, models
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
 from nemo_amft.config.schema import ModelConfig, OptimConfig, RolloutConfig
 from nemo_amft.parallel import groups, platform
@@ -123,12 +124,12 @@ def exercise(engine_name: str, tp: int, engine_tp: int, sequence_parallel: bool,
     if engine_name == "megatron":
         from nemo_amft.rollout.megatron import MegatronEngine
 
-        engine = MegatronEngine(chunks, rollout, VOCAB_SIZE, MAX_LENGTH)
+        engine = MegatronEngine(chunks, rollout, VOCAB_SIZE, MAX_LENGTH, _two_digits().backend_tokenizer)
     else:
         from nemo_amft.rollout.vllm import VLLMEngine
 
         weights = lambda: export_hub_weights(chunks, hub_config)  # noqa: E731
-        engine = VLLMEngine(first, rollout, "32", MAX_LENGTH, weights, VOCAB_SIZE)
+        engine = VLLMEngine(first, rollout, "32", MAX_LENGTH, weights, VOCAB_SIZE, tokenizer=_two_digits())
     engine.wake()
     found: dict = {"process state kept": _process_state() == before}
 
@@ -147,11 +148,15 @@ def exercise(engine_name: str, tp: int, engine_tp: int, sequence_parallel: bool,
         found[f"sampled {temperature}"] = [c.token_ids for c in completions]
     stop = found["greedy"][0].token_ids[4]
     found["stopped"] = draw(temperature=0.0, stop_token_ids=(stop,))
+    found["stopped by strings"] = draw(temperature=0.0, stop=_stop_strings(found["greedy"][0]))
     found["top-k 1"] = [c.token_ids for c in draw(temperature=1.0, top_k=1)]
-    found["largest id"], ranks, hot = {}, dist.get_world_size(), 5.0 if engine_name == "megatron" else 2.0  # vLLM's most
+    wide, hot, n = engine, 2.0, 32  # vLLM's limit
+    if engine_name == "megatron":
+        wide, hot, n = MegatronEngine(chunks, replace(rollout, max_num_seqs=450), VOCAB_SIZE, MAX_LENGTH), 5.0, 900
+    many = [Request(PROMPTS[0], seed=i) for i in range(n)]
     for name, params in {"all": {}, "top-p": {"top_p": 0.99}, "top-k": {"top_k": 120}}.items():
-        many = [Request(PROMPTS[0], seed=i) for i in range(900 if name == "all" and ranks == 1 else 32)]
-        found["largest id"][name] = max(max(c.token_ids) for c in draw(many, temperature=hot, **params))
+        drawn = wide.generate(many if name == "all" else many[:32], SamplingParams(NEW_TOKENS, hot, **params))
+        found[f"largest id, {name}"] = max(max(c.token_ids) for c in drawn)
     found["none"] = draw([])
     found["one"] = draw(REQUESTS[3:4], temperature=1.0)[0].token_ids
     unseeded = [Request(prompt) for prompt in PROMPTS]
@@ -180,6 +185,20 @@ def exercise(engine_name: str, tp: int, engine_tp: int, sequence_parallel: bool,
     dist.all_reduce(total)
     found["world stands after close"] = total.item() == dist.get_world_size()
     return found
+
+
+def _two_digits() -> PreTrainedTokenizerFast:
+    """Every token is its id in two digits, the last one "<end>"."""
+    vocabulary = {f"{i:02d}" if i < 100 else "<end>": i for i in range(VOCAB_SIZE)}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<end>"))
+    core.decoder = decoders.Fuse()
+    core.add_special_tokens(["<end>"])
+    return PreTrainedTokenizerFast(tokenizer_object=core)
+
+
+def _stop_strings(completion: Completion) -> tuple[str, str]:
+    """One that the completion never holds, and one that begins within its fourth token and is complete within its fifth."""
+    return "x", "".join(f"{i:02d}" for i in completion.token_ids)[7:9]
 
 
 def _process_state() -> tuple:
@@ -262,16 +281,30 @@ def test_a_stop_token_is_the_last_id_and_marks_the_completion_finished(run, layo
 
 
 @every_layout
+def test_a_stop_string_ends_a_completion_with_the_token_that_completes_it(run, layout):
+    stop = _stop_strings(run(layout)["greedy"][0])[1]
+    ended = 0
+    for completion, unstopped in zip(run(layout)["stopped by strings"], run(layout)["greedy"], strict=True):
+        texts = ["".join(f"{i:02d}" if i < 100 else "<end>" for i in unstopped.token_ids[:n]) for n in range(NEW_TOKENS + 1)]
+        end = next((n for n, text in enumerate(texts) if stop in text), None)
+        assert completion.token_ids == unstopped.token_ids[:end]
+        assert completion.finished is (end is not None)
+        assert len(completion.log_probs) == len(completion.token_ids)
+        ended += completion.finished and end < NEW_TOKENS
+    assert ended >= 3  # the three requests of one prompt, at least
+
+
+@every_layout
 def test_top_k_of_one_is_greedy(run, layout):
     assert run(layout)["top-k 1"] == [c.token_ids for c in run(layout)["greedy"]]
 
 
 @every_layout
 def test_no_id_beyond_the_tokenizer_s_is_drawn_however_hot(run, layout):
-    """At temperature 5, nearly uniform, or 2: by one rank 10,800 draws, and the largest id is among them."""
-    largest = run(layout)["largest id"]
-    assert 0.9 * VOCAB_SIZE < max(largest.values()) < VOCAB_SIZE
-    assert layout != "megatron" or largest["all"] == VOCAB_SIZE - 1
+    """10,800 draws at temperature 5, of which the largest id is one, or 384 at 2; and with truncation."""
+    largest = [run(layout)[f"largest id, {name}"] for name in ("all", "top-p", "top-k")]
+    assert max(largest) < VOCAB_SIZE
+    assert largest[0] == VOCAB_SIZE - 1 or layout in VLLM
 
 
 @every_layout

@@ -83,9 +83,44 @@ def test_what_the_template_refuses_is_one_line(tokenizer, template, said):
     assert str(raised.value) == f"made/1: the chat template refuses it: {said}"
 
 
-def test_decoding_leaves_special_tokens_out_and_spaces_alone(tokenizer):
+def test_decoding_leaves_special_tokens_and_spaces_alone(tokenizer):
     chat = ChatTemplate(tokenizer)
-    assert chat.decode([*chat.encode("a , b ."), chat.eos_token_id]) == "a , b ."
+    assert chat.decode([*chat.encode("a , b ."), chat.eos_token_id]) == "a , b .<eos>"
+
+
+TURNS = (
+    "{% for m in messages %}<|turn|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("<think>1</think>#4<eos>", "<think>1</think>#4"),  # special tokens of the policy's own
+        ("#4<|end|>\n<eos>", "#4"),  # the template's end of a turn, and the tokenizer's
+        ("#4\n\n<|stop|>", "#4\n\n"),  # an end token of the model
+        ("<bos>#4 <pad><pad>", "#4 "),
+        ("#<pad>4<eos>", "#<pad>4"),  # is no "#4"
+        ("#<unk>4", "#<unk>4"),
+        ("#4<think>", "#4<think>"),
+        ("<eos>", ""),
+        ("", ""),
+    ],
+)
+def test_a_response_reads_as_the_policy_wrote_it_without_the_turn_s_framing(tokenizer, written, read):
+    tokenizer.add_tokens(["<think>", "</think>", "<|turn|>", "<|end|>", "<|stop|>"], special_tokens=True)
+    tokenizer.chat_template = TURNS
+    chat = ChatTemplate(tokenizer, end_token_ids=[tokenizer.convert_tokens_to_ids("<|stop|>")])
+    assert chat.response_text(chat.encode(written)) == read
+    alone = ChatTemplate(tokenizer)
+    assert alone.response_text(alone.encode("4<|stop|>")) == "4<|stop|>"
+
+
+def test_an_id_without_a_token_is_read_as_something(tokenizer):
+    chat = ChatTemplate(tokenizer)
+    hash_, four = chat.encode("#4")
+    assert chat.response_text([hash_, 104, four, 1]) == "#\ufffd4"  # the tokenizer has ids up to 103
 
 
 def test_prompts_that_are_too_long_are_dropped_and_counted(tokenizer, caplog):

@@ -156,6 +156,8 @@ def test_a_mistake_is_one_line_that_names_the_key(changes, message):
          "optim.overlap_param_gather: found true, expected use_distributed_optimizer and overlap_grad_reduce true"),
         ({"rollout__top_p": 0.9, "method__rl__importance_cap": 2.0},
          "rollout.top_p: found 0.9 with method.rl.importance_cap 2.0, expected 1: the weights would be biased"),
+        ({"rollout__stop": ["a", ""]}, "rollout.stop: found an empty string, expected text that ends a response"),
+        ({"validation__temperature": 2.5}, "validation.temperature: found 2.5, expected at most 2, vLLM's limit"),
         ({"rollout__top_p": 0.9, "rollout__temperature": 0.7},
          "rollout.temperature: found 0.7 with rollout.top_p 0.9 and rollout.top_k 0, expected 1: where these cut, log-probs to "
          "compare the policy's with are those of temperature 1"),

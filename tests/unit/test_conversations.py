@@ -71,7 +71,7 @@ def test_a_template_that_leaves_responses_out_is_refused(tokenizer):
 def test_an_episode_keeps_the_ids_and_log_probs_that_were_drawn():
     talk = Conversation(EPISODE, (7, 8))
     talk.respond(Completion((20, 21, 1), (-0.5, -0.25, -0.125), True), "left")
-    assert talk.go_on("no", [30, 31], 1, room=10)
+    assert talk.go_on("no", [30, 31], [1], room=10)
     talk.respond(Completion((22, 1), (-1.0, -2.0), True), "right")
     talk.verdict = Verdict(1.0, True)
     sample = talk.sample()
@@ -85,7 +85,7 @@ def test_an_episode_keeps_the_ids_and_log_probs_that_were_drawn():
 def test_a_cut_response_gets_an_end_token_that_is_not_the_policys():
     talk = Conversation(EPISODE, (7,))
     talk.respond(Completion((20, 21), (-0.5, -0.25), False), "le")
-    assert talk.go_on("no", [30], 1, room=10)
+    assert talk.go_on("no", [30], [1], room=10)
     assert talk.tokens == [20, 21, 1, 30]
     assert talk.trained == [True, True, False, False]
 
@@ -94,17 +94,20 @@ def test_a_cut_response_gets_an_end_token_that_is_not_the_policys():
 def test_an_episode_without_room_ends_as_cut(room, goes_on):
     talk = Conversation(EPISODE, (7,))
     talk.respond(Completion((20, 1), (-0.5, -0.25), True), "left")
-    assert talk.go_on("no", [30, 31, 32], 1, room) == goes_on
+    assert talk.go_on("no", [30, 31, 32], [1], room) == goes_on
     assert talk.finished == goes_on
     assert len(talk.tokens) == (5 if goes_on else 2)
 
 
-@pytest.mark.parametrize(("last", "finished", "after"), [(9, True, [30]), (1, True, [9, 30]), (9, False, [1, 9, 30])])
+@pytest.mark.parametrize(
+    ("last", "finished", "after"), [(9, True, [30]), (1, True, [9, 30]), (9, False, [1, 9, 30]), (21, True, [1, 9, 30])]
+)
 def test_a_response_that_ended_as_the_template_ends_a_turn_is_not_ended_twice(last, finished, after):
-    """9 ends a turn in the template, and so may a response; 1 is the tokenizer's end of sequence."""
+    """9 ends a turn in the template, and so may a response; 1 is the tokenizer's end of sequence; with 21 the policy has
+    written what rollout.stop asks for, and the turn has yet to be ended."""
     talk = Conversation(EPISODE, (7,))
     talk.respond(Completion((20, last), (-0.5, -0.25), finished), "left")
-    assert talk.go_on("no", [9, 30], 1, room=10)
+    assert talk.go_on("no", [9, 30], [1, 9], room=10)
     assert talk.tokens == [20, last, *after]
 
 

@@ -228,8 +228,8 @@ class Letters:
     def prompt_ids(self, messages):
         return tuple(map(ord, messages[-1]["content"]))
 
-    def decode(self, ids):
-        return "".join(map(chr, ids))
+    def response_text(self, ids):
+        return "".join(map(chr, ids)).removesuffix("\0")
 
 
 class OneProcess:
@@ -239,7 +239,7 @@ class OneProcess:
 class DiceSampler:
     """Engine, template and grader without processes."""
 
-    stop_token_ids, place, text = (0,), OneProcess(), Sampler.text
+    stop_token_ids, stop, place, text = (0,), (), OneProcess(), Sampler.text
 
     def __init__(self, engine):
         self.engine, self.chat, self.timers, self.graded = engine, Letters(), PhaseTimers(), 0

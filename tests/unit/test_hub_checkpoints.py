@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nemo_amft.algorithms.build import check_stops
 from nemo_amft.config.architecture import architecture_of
-from nemo_amft.config.schema import ModelConfig, ScratchConfig
+from nemo_amft.config.schema import ModelConfig, RolloutConfig, ScratchConfig
 from nemo_amft.models.architecture import Architecture
 from nemo_amft.models.hub_model import HubModel, prepare_critic, prepare_hub_model
 from nemo_amft.models.hub_names import EMBEDDING, HEAD
@@ -254,3 +255,18 @@ def test_end_tokens_are_the_tokenizers_the_models_and_those_it_was_made_to_write
     assert prepared(folder).end_token_ids == (1, 5, 7)
     (folder / "generation_config.json").unlink()
     assert prepared(folder).end_token_ids == (1, 5)
+
+
+def test_the_policy_chooses_among_the_tokenizer_s_ids_added_ones_included(folder):
+    """104 ids and an added one; the model has 120 rows."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    added = {**tokenizer["added_tokens"][0], "id": 104, "content": "<tool>"}
+    values("tokenizer.json", added_tokens=[*tokenizer["added_tokens"], added])(folder)
+    rows = {EMBEDDING: torch.zeros(120, 32), HEAD: torch.zeros(120, 32)}
+    save_file({**load_file(folder / WEIGHTS), **rows}, folder / WEIGHTS, {"format": "pt"})
+    values(vocab_size=120)(folder)
+    hub = prepared(folder)
+    assert (hub.config.vocab_size, hub.num_token_ids) == (120, 105)
+    check_stops(RolloutConfig(stop_token_ids=(0, 104), stop=("#",)), hub)
+    with pytest.raises(UserError, match=r"^rollout\.stop_token_ids: found 105, expected ids of the tokenizer, 0 to 104$"):
+        check_stops(RolloutConfig(stop_token_ids=(105,)), hub)
