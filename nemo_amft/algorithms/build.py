@@ -91,8 +91,9 @@ def build_parts(
     chat: ChatTemplate,
     data: RunData,
     stop: Callable[[], str | None] = lambda: None,
+    rewards: RewardPool | None = None,
 ) -> Parts:
-    """Models, engine and streams: everything the trainer runs on."""
+    """Models, engine and streams: everything the trainer runs on. `rewards`: see `build_sampler`."""
     c = config
     timers = PhaseTimers(c.trainer.phase_timeout_s)
     method = c.method.build(c.rollout.longest)
@@ -112,7 +113,7 @@ def build_parts(
     engine = build_engine(c, hub, policy.chunks, prompt_tokens)
     start_up.mark("engine")
     seed = c.trainer.seed
-    sampler = build_sampler(c, engine, hub, chat, task, place, timers, prompt_tokens)
+    sampler = build_sampler(c, engine, hub, chat, task, place, timers, prompt_tokens, rewards=rewards)
     method.bind(sampler)
     return Parts(
         config=c,
@@ -192,8 +193,10 @@ def build_sampler(
     timers: PhaseTimers,
     prompt_tokens: int | None = None,
     images: Images | None = None,
+    rewards: RewardPool | None = None,
 ) -> Sampler:
-    """Engine, chat template and verifier processes, as one. Raises UserError for several turns without room for them."""
+    """Engine, chat template and verifier processes, as one. `rewards`: those of `reward_pool`, where they run already.
+    Raises UserError for several turns without room for them."""
     turns = getattr(task, "max_turns", 1)
     if turns > 1 and config.rollout.max_conversation_tokens is None:
         raise UserError(
@@ -202,7 +205,7 @@ def build_sampler(
     return Sampler(
         engine,
         chat,
-        _reward_pool(config, task, place),
+        rewards if rewards is not None else reward_pool(config, task, place),
         place,
         config.trainer.devices,
         timers,
@@ -217,8 +220,8 @@ def build_sampler(
     )
 
 
-def _reward_pool(config: Config, task: Task, place: Place) -> RewardPool | None:
-    """One pool a node, owned by the node's first rank."""
+def reward_pool(config: Config, task: Task, place: Place) -> RewardPool | None:
+    """Verifier processes, begun and not waited for: one pool a node, owned by the node's first rank."""
     if place.rank % config.trainer.devices != 0:
         return None
     r = config.reward

@@ -10,16 +10,18 @@ from typing import Any
 
 import yaml
 
-from nemo_amft.algorithms.build import build_parts, load_chat, load_model, on_main_first
+from nemo_amft.algorithms.build import build_parts, load_chat, load_model, on_main_first, reward_pool
 from nemo_amft.algorithms.inputs import Fingerprints, fingerprints, refuse_other_beginning
 from nemo_amft.algorithms.meta_gradient import KeptDifference
 from nemo_amft.algorithms.parts import Parts
+from nemo_amft.algorithms.round_trip import check_round_trip
 from nemo_amft.algorithms.run_data import RunData, load_data
 from nemo_amft.algorithms.trainer import Stopped, Trainer
 from nemo_amft.algorithms.vital_signs import DeadError
 from nemo_amft.algorithms.warmup import after_warm_up, warm_up, warm_up_critic
 from nemo_amft.config import launcher
 from nemo_amft.config.continuation import Change, changes, refuse_fewer_steps
+from nemo_amft.config.rules import lookup
 from nemo_amft.config.run_dir import prepare, refuse_foreign_files
 from nemo_amft.config.run_dir import run_dir as run_directory
 from nemo_amft.config.schema import Config
@@ -66,10 +68,14 @@ def run(config: Config) -> int:
             hub = load_model(config, run_dir, place)
         chat = load_chat(config, run_dir, place, hub, config.data.max_demonstration_tokens)
         task = config.task.build(config.data, config.trainer.seed)
+        rewards = reward_pool(config, task, place)  # starts while the data is read
         data = on_main_first(place, lambda: load_data(config, task, chat))
         inputs = fingerprints(data, hub)
         saved = run_dir / "checkpoints"
         on_main_first(place, lambda: refuse_other_beginning(config, saved, inputs, changed, tell))
+        if place.is_main:
+            assert rewards is not None
+            check_round_trip(data, chat, rewards, hasattr(task, "environment"), lookup(config, "task.thinking"))
         start_up.mark("data")
         # Before anything of the run's own is written: what it leaves says that the folder is a run's (refuse_foreign_files).
         with writing(run_dir):
@@ -78,7 +84,7 @@ def run(config: Config) -> int:
         if place.is_main:
             write_atomically(run_dir / "config.yaml", yaml.safe_dump(resolved(config), sort_keys=False))
             show_setup(config, run_dir, data, chat)
-        parts = build_parts(config, run_dir, place, loggers, hub, task, chat, data, stop.agreed)
+        parts = build_parts(config, run_dir, place, loggers, hub, task, chat, data, stop.agreed, rewards)
         finished_now = Run(Trainer(parts), hub, inputs, started).complete()
         close(parts)
         if not finished_now:

@@ -61,3 +61,15 @@ def obey(answer: str, response: str, finished: bool) -> Verdict:
         ]
         return Verdict(0.0, False, detail=repr((loaded, [name for name in descriptors if name.startswith("socket")])))
     return Verdict(float(answer == response), answer == response, detail="" if finished else "cut")
+
+
+def grade_thoughts(answer: str, response: str, finished: bool) -> Verdict:
+    """Right is the answer, in a box or not, after thoughts that are closed."""
+    thoughts, _, text = response.rpartition("</think>")
+    right = text.strip() in (answer, f"\\boxed{{{answer}}}") and thoughts.count("<think>") == response.count("</think>")
+    return Verdict(float(right), right, detail="" if right else "wrong")
+
+
+def both_turns(answer: str, turns: list[str], finished: bool) -> Verdict:
+    """Right is "#1", then the answer."""
+    return Verdict(float(turns == ["#1", answer]), turns == ["#1", answer])
