@@ -56,7 +56,8 @@ def evaluate_run(config: Config, checkpoint: str | None) -> int:
     run_lock.hold(run_dir)
     if launcher.rank() == 0:
         failures.forget(run_dir)
-    place = groups.initialize(config.model, config.trainer.seed, config.trainer.phase_timeout_s)
+    t = config.trainer
+    place = groups.initialize(config.model, t.seed, t.phase_timeout_s, t.meeting_timeout_s)
     with failures.shown_once(run_dir, place.rank):
         prepare(config)
         task = config.task.build(config.data, config.trainer.seed) if mathematical is None else None

@@ -61,7 +61,8 @@ def run(config: Config) -> int:
     if launcher.rank() == 0:
         failures.forget(run_dir)
         show_changes(run_dir, changed)
-    place = groups.initialize(config.model, config.trainer.seed, config.trainer.phase_timeout_s)
+    t = config.trainer
+    place = groups.initialize(config.model, t.seed, t.phase_timeout_s, t.meeting_timeout_s)
     start_up.mark("process groups")
     with failures.shown_once(run_dir, place.rank):
         with writing(run_dir):

@@ -18,7 +18,7 @@ from nemo_amft.config.idle import idle
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import resolved, validate
 from nemo_amft.observe.quiet import quiet_libraries
-from nemo_amft.types import UserError
+from nemo_amft.types import RunError, UserError
 
 __all__ = ["load", "main", "resolved"]
 
@@ -52,6 +52,9 @@ def main(
     except UserError as error:
         report(error)
         sys.exit(2)
+    except RunError as error:  # the rank that raises it speaks for those that wait for it
+        print(f"nemo_amft: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(1)
 
 
 def load(arguments: Sequence[str], *, check: bool = True, module: str = "nemo_amft.train", say_idle: bool = False) -> Config:

@@ -45,7 +45,7 @@ _RANGES: list[tuple[str, Callable[[float], bool], str]] = [
         "more than 0",
         lambda value: value > 0,
         """
-        rollout.temperature trainer.phase_timeout_s trainer.peak_tflops reward.timeout_s
+        rollout.temperature trainer.phase_timeout_s trainer.meeting_timeout_s trainer.peak_tflops reward.timeout_s
         method.rl.importance_cap method.shaping
         """,
     ),

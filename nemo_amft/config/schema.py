@@ -48,6 +48,8 @@ class TrainerConfig:
     """Steps between lines on the terminal where it is no TTY (metrics.jsonl always has every step)."""
     phase_timeout_s: float = 3600.0
     """A phase of a step that lasts longer than this dumps every thread's stack and ends the job."""
+    meeting_timeout_s: float = 300.0
+    """How long ranks wait at the start for those that have not come, before the job ends with a line that names them."""
     peak_tflops: float | None = None
     """Matrix-product peak of a process's device, for perf/mfu. null: a GPU's data sheet; on a CPU measured at the start."""
     save_rollouts: int = 16

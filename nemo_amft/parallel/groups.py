@@ -12,7 +12,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from nemo_amft.config.schema import ModelConfig
-from nemo_amft.parallel import platform, slurm
+from nemo_amft.parallel import meeting, platform, slurm
 
 MARGIN = datetime.timedelta(minutes=2)
 """What a collective waits for longer than a phase may last."""
@@ -50,11 +50,18 @@ def _free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def initialize(model: ModelConfig, seed: int, phase_timeout_s: float = 1800.0, alone: bool = False) -> Place:
+def initialize(
+    model: ModelConfig,
+    seed: int,
+    phase_timeout_s: float = 1800.0,
+    meeting_timeout_s: float = meeting.LIMIT_S,
+    alone: bool = False,
+) -> Place:
     """Join the job and build Megatron's groups for `model`'s layout. Works under torchrun, srun, or alone.
 
     A collective waits a little longer than `phase_timeout_s`, so that a phase that hangs ends with the stacks of all ranks, and
-    not with one collective's complaint. `alone`: this is one process for itself, whatever the environment says (a shell of a
+    not with one collective's complaint; for other ranks to come at all it waits no longer than `meeting_timeout_s`, and raises
+    RunError. `alone`: this is one process for itself, whatever the environment says (a shell of a
     Slurm allocation speaks of many).
     """
     platform.install()
@@ -69,7 +76,10 @@ def initialize(model: ModelConfig, seed: int, phase_timeout_s: float = 1800.0, a
     platform.set_device(int(os.environ["LOCAL_RANK"]))
     timeout = datetime.timedelta(seconds=phase_timeout_s) + MARGIN
     if not dist.is_initialized():
-        dist.init_process_group(platform.distributed_backend(), timeout=timeout)
+        store = meeting.meet(meeting_timeout_s)
+        store.set_timeout(timeout)
+        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(platform.distributed_backend(), store=store, rank=rank, world_size=world, timeout=timeout)
     with platform.megatron():
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=model.tensor_model_parallel_size,

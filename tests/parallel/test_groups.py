@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 
 import pytest
 
 from nemo_amft.config.schema import ModelConfig
-from nemo_amft.parallel import groups
+from nemo_amft.parallel import groups, meeting
+from nemo_amft.types import RunError
 from tests.parallel.ranks import run_ranks
 
 OF_A_JOB = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")
@@ -39,3 +42,47 @@ def test_a_process_by_itself_is_a_job_of_one(environment, alone):
     ((size, port),) = run_ranks(1, join, environment, alone, process_group=False)
     assert size == 1
     assert alone or port == environment.get("MASTER_PORT", port)
+
+
+def meet(environments: list[dict[str, str]], limit_s: float) -> tuple[str, float]:
+    """What a rank says that is started with its environment, and the seconds it takes."""
+    os.environ |= environments[int(os.environ["RANK"])]
+    started = time.monotonic()
+    try:
+        meeting.meet(limit_s)
+        said = "met"
+    except RunError as error:
+        said = str(error)
+    except SystemExit as error:
+        said = f"status {error.code}"
+    return said, time.monotonic() - started
+
+
+@pytest.mark.parametrize(
+    ("environments", "said"),
+    [
+        ([{}, {}], ["met", "met"]),
+        ([{"MASTER_ADDR": "no-such-host.invalid"}], [r"no-such-host\.invalid:\d+ .*: the host is not known on .+: .+"]),
+        (
+            [{"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "free", "TORCHELASTIC_USE_AGENT_STORE": "False"}],
+            [r"rank 1: found nobody at 127\.0\.0\.1:\d+ \(MASTER_ADDR, MASTER_PORT\) within 1 s, expected rank 0 there"],
+        ),
+        (
+            [{"WORLD_SIZE": "4"}] * 2,
+            [r"127.*: found 2 of 4 ranks within 1 s, expected .* \(WORLD_SIZE=4\); absent: 2, 3", "status 1"],
+        ),
+        ([{}, {"WORLD_SIZE": "3"}], [r".*: found rank 1 with WORLD_SIZE=3, expected .* \(WORLD_SIZE=2\)", "status 1"]),
+        (
+            [{"WORLD_SIZE": "3"}, {"WORLD_SIZE": "3"}, {"RANK": "1"}],
+            [r".*: found 3 processes with 2 RANKs, expected one process for each of 3", "status 1", "status 1"],
+        ),
+        ([{"RANK": "2", "WORLD_SIZE": "2"}], ["RANK=2: expected less than WORLD_SIZE=2"]),
+    ],
+    ids=["all", "no host", "nobody", "absent", "another world", "twice", "beyond"],
+)
+def test_ranks_that_cannot_meet_say_so_once_and_soon(environments, said):
+    given = [{k: groups._free_port() if v == "free" else v for k, v in one.items()} for one in environments]
+    found = run_ranks(len(given), meet, given, 1.0, process_group=False)
+    for (text, seconds), expected in zip(found, said, strict=True):
+        assert re.match(expected, text), found
+        assert seconds < 20
