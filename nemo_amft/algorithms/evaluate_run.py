@@ -12,7 +12,7 @@ from nemo_amft.algorithms.evaluation import evaluate
 from nemo_amft.algorithms.sampling import Sampler
 from nemo_amft.config import launcher
 from nemo_amft.config.rules import lookup
-from nemo_amft.config.run_dir import prepare, refuse_foreign_files
+from nemo_amft.config.run_dir import check_folder, prepare, refuse_foreign_files
 from nemo_amft.config.run_dir import run_dir as run_directory
 from nemo_amft.config.schema import Config
 from nemo_amft.data.chat import ChatTemplate
@@ -59,6 +59,7 @@ def evaluate_run(config: Config, checkpoint: str | None) -> int:
     t = config.trainer
     place = groups.initialize(config.model, t.seed, t.phase_timeout_s, t.meeting_timeout_s)
     with failures.shown_once(run_dir, place.rank):
+        check_folder(run_dir)
         prepare(config)
         task = config.task.build(config.data, config.trainer.seed) if mathematical is None else None
         images = None if task is None else images_of(task, task_problems(task)["test"])

@@ -22,7 +22,7 @@ from nemo_amft.algorithms.warmup import after_warm_up, warm_up, warm_up_critic
 from nemo_amft.config import launcher
 from nemo_amft.config.continuation import Change, changes, refuse_fewer_steps
 from nemo_amft.config.rules import lookup
-from nemo_amft.config.run_dir import prepare, refuse_foreign_files
+from nemo_amft.config.run_dir import check_folder, prepare, refuse_foreign_files
 from nemo_amft.config.run_dir import run_dir as run_directory
 from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import resolved
@@ -65,6 +65,7 @@ def run(config: Config) -> int:
     place = groups.initialize(config.model, t.seed, t.phase_timeout_s, t.meeting_timeout_s)
     start_up.mark("process groups")
     with failures.shown_once(run_dir, place.rank):
+        check_folder(run_dir)
         with writing(run_dir):
             hub = load_model(config, run_dir, place)
         chat = load_chat(config, run_dir, place, hub, config.data.max_demonstration_tokens)

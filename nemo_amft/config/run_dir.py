@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import socket
 import sys
+import time
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -46,6 +49,23 @@ def refuse_foreign_files(path: Path) -> None:
             f"exp_manager: found {', '.join(found)} in {path}, of no run of this program, expected a new folder or a run's "
             "(exp_manager.name, exp_manager.explicit_log_dir)"
         )
+
+
+SHARED_WITHIN_S = 30.0
+"""How long a network file system may take to show one node what another has written."""
+
+
+def check_folder(path: Path, within_s: float = SHARED_WITHIN_S) -> None:
+    """On every rank, once rank 0 has its run.lock in the run directory `path`: raises UserError where the folder is not there
+    too, or cannot be written to. Else a job finds out when it saves for the first time."""
+    me, deadline = f"rank {launcher.rank()} on {socket.gethostname()}", time.monotonic() + within_s
+    while not (path / "run.lock").exists():
+        if time.monotonic() > deadline:
+            raise UserError(f"{path}: found nothing of rank 0's there on {me}, expected a folder that all nodes share")
+        time.sleep(0.5)
+    for folder in (path, *(path / name for name in ("checkpoints", "rollouts", "figures"))):
+        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"{folder}: cannot be written to by {me}, expected a folder for the run")
 
 
 def prepare(config: Config) -> list[Any]:
