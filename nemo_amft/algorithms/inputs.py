@@ -26,7 +26,7 @@ Fingerprints = dict[str, str]
 LEARNED_FROM = {
     "prompts": "data.train",
     "demonstrations": "data.demonstrations",
-    "validation": "data.validation",
+    "validation set": "data.validation",
     "tokenizer": "model.tokenizer",
     "chat template": "model.chat_template",
     "model": "model.path",
@@ -34,14 +34,19 @@ LEARNED_FROM = {
 """What must be the same, and the key that names it first of all. The rest is only measured with."""
 
 _DATA = ("data", "task")
-_SHAPED_BY = {"prompts": _DATA, "demonstrations": _DATA, "validation": _DATA}
+_SHAPED_BY = {"prompts": _DATA, "demonstrations": _DATA, "validation set": _DATA}
 """The keys that more than the files decide by which examples there are."""
 
 
 def fingerprints(data: RunData, hub: HubModel) -> Fingerprints:
     """Of all that a run reads. Weights by samples of their files, all else whole."""
-    sets = {"prompts": data.prompts, "demonstrations": data.demonstrations, "validation": data.validation, "test": data.test}
-    sets |= {f"problems of {name}": examples for name, examples in {**data.evaluation_sets, **data.benchmarks}.items()}
+    sets = {
+        "prompts": data.prompts,
+        "demonstrations": data.demonstrations,
+        "validation set": data.validation,
+        "test set": data.test,
+    }
+    sets |= {f"set {name}": examples for name, examples in {**data.evaluation_sets, **data.benchmarks}.items()}
     template = json.dumps(hub.tokenizer.chat_template, sort_keys=True)
     return {name: of_examples(examples) for name, examples in sets.items()} | {
         "tokenizer": _digest(_tokenizer_parts(hub.tokenizer_path)),
@@ -95,11 +100,12 @@ def refuse_other_inputs(
             shaped_by = _SHAPED_BY.get(name, (LEARNED_FROM[name],))
             blamed = "; ".join(str(change) for change in changed if is_of(change.key, shaped_by))
             why = f"changed: {blamed}" if blamed else "the keys are as before, so files have changed, or the program"
+            other = f"other {name}" if name.endswith("s") else f"another {name}"
             raise UserError(
-                f"{LEARNED_FROM[name]}: found another {name} ({found}), expected what {checkpoint} was trained with "
+                f"{LEARNED_FROM[name]}: found {other} ({found}), expected what {checkpoint} was trained with "
                 f"({before[name]}), {OWN_FOLDER}; {why}"
             )
-        say(f"{name}: another set than before ({before[name]} -> {found}); its accuracies do not compare with earlier ones")
+        say(f"{name}: another than before ({before[name]} -> {found}); its accuracies do not compare with earlier ones")
 
 
 def _tokenizer_parts(folder: Path) -> Iterable[bytes]:

@@ -160,7 +160,7 @@ def test_other_data_model_tokenizer_or_template_is_refused_before_a_model_is_bui
 
     def refused(key: str, what: str, data=data) -> str:
         with pytest.raises(
-            UserError, match=rf"^{key}: found another {what} \(.*, expected what {path} was trained with"
+            UserError, match=rf"^{key}: found (an)?other {what} \(.*, expected what {path} was trained with"
         ) as error:
             refuse(tmp_path, fingerprints(data, hub), Change("data.validation_size", 2, 1))
         return str(error.value)
@@ -170,11 +170,11 @@ def test_other_data_model_tokenizer_or_template_is_refused_before_a_model_is_bui
     assert "(4 examples, " in text
     assert "(3 examples, " in text
     assert text.endswith("changed: data.validation_size: 2 -> 1")
-    refused("data.validation", "validation", replace(data, validation=EXAMPLES[4:]))
+    refused("data.validation", "validation set", replace(data, validation=EXAMPLES[4:]))
     refused("data.demonstrations", "demonstrations", replace(data, demonstrations=EXAMPLES[1:2]))
     said = refuse(tmp_path, fingerprints(replace(data, test=EXAMPLES[:1]), hub))
     assert len(said) == 1
-    assert said[0].startswith("test: another set than before (1 examples, ")
+    assert said[0].startswith("test set: another than before (1 examples, ")
     weights = hub.path / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:256_100] + b"!" + content[256_101:])
