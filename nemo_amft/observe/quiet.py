@@ -30,3 +30,6 @@ def quiet_libraries() -> None:
         "huggingface_hub.repocard",
     ):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Its writer's error is raised, too, and told with the room there is (observe/files.py).
+    logging.getLogger("megatron.core.dist_checkpointing.strategies.filesystem_async").setLevel(logging.CRITICAL)
+    logging.raiseExceptions = False  # of a log file on a full disk: a traceback a line, in front of what matters

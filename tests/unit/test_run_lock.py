@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from nemo_amft.config.run_dir import _wandb_id, refuse_foreign_files
+from nemo_amft.config.run_dir import _wandb_id, check_folder, refuse_foreign_files
 from nemo_amft.config.schema import ExpManagerConfig
 from nemo_amft.parallel import run_lock
 from nemo_amft.types import UserError
@@ -132,3 +132,16 @@ def test_files_that_no_run_wrote_are_not_replaced(tmp_path):
         refuse_foreign_files(tmp_path)
     (tmp_path / "cmd-args.log").touch()
     refuse_foreign_files(tmp_path)
+
+
+def test_a_folder_that_a_rank_does_not_share_or_may_not_write_to_is_found_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(UserError, match=rf"^{tmp_path}: found nothing of rank 0's there on rank 3 on \S+, expected a folder"):
+        check_folder(tmp_path, within_s=0.0)
+    (tmp_path / run_lock.FILE_NAME).touch()
+    (tmp_path / "checkpoints").mkdir()
+    check_folder(tmp_path)
+    may = os.access  # root may write wherever a file system lets anyone
+    monkeypatch.setattr(os, "access", lambda path, mode: path.name != "checkpoints" and may(path, mode))
+    with pytest.raises(UserError, match=rf"^{tmp_path}/checkpoints: cannot be written to by rank 3 on \S+, expected a folder"):
+        check_folder(tmp_path)
