@@ -53,19 +53,21 @@ def meet(limit_s: float = LIMIT_S) -> dist.Store:
 def _store(rank: int, world: int, place: str, limit_s: float) -> dist.Store:
     """As torch.distributed makes it: rank 0 serves it, unless torchrun's agent does."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    _resolve(host, place, min(NAME_S, limit_s))
     serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    limit = timedelta(seconds=limit_s)
+    nobody = f"rank {rank}: found nobody at {place} within {limit_s:g} s, expected rank 0 there"
+    _await_name(host, place, min(NAME_S, limit_s))
+    if not serves and not _answers(host, port, limit_s):
+        raise RunError(nobody)
     try:
+        limit = timedelta(seconds=limit_s)
         return dist.TCPStore(host, port, world, serves, limit, wait_for_workers=False, multi_tenant=True)
     except dist.DistError as error:
-        reason = " ".join(str(error).split())
-        if "EADDRINUSE" in reason:
+        if "EADDRINUSE" in str(error):
             raise RunError(f"{place}: found the port in use by another program, expected one that is free") from error
-        raise RunError(f"rank {rank}: found nobody at {place} within {limit_s:g} s, expected rank 0 there") from error
+        raise RunError(nobody) from error
 
 
-def _resolve(host: str, place: str, limit_s: float) -> None:
+def _await_name(host: str, place: str, limit_s: float) -> None:
     deadline = time.monotonic() + limit_s
     while True:
         try:
@@ -76,6 +78,18 @@ def _resolve(host: str, place: str, limit_s: float) -> None:
                 reason = error.strerror or str(error)
                 raise RunError(f"{place}: the host is not known on {socket.gethostname()}: {reason}") from error
         time.sleep(0.5)
+
+
+def _answers(host: str, port: int, limit_s: float) -> bool:
+    """Wait until something listens there: torch's own client, where nothing ever does, ends with pages of its stack."""
+    deadline = time.monotonic() + limit_s
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            socket.create_connection((host, port), max(1.0, left)).close()
+            return True
+        except OSError:
+            time.sleep(0.2)
+    return False
 
 
 def _gather(store: dist.Store, world: int, place: str, state: list[str], limit_s: float) -> None:
