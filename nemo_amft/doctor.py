@@ -26,8 +26,12 @@ from packaging.utils import canonicalize_name
 
 import nemo_amft
 from nemo_amft.observe import summary
+from nemo_amft.parallel import shared_memory
 
 MARKS = {"ok": "ok", "note": "--", "missing": "!!"}
+
+ENOUGH_SHARED = 2**30
+"""Bytes of /dev/shm that NVIDIA asks for in containers."""
 
 INSTALL = "make venv (CPU), or the container (GPU)"
 
@@ -51,6 +55,7 @@ def examine() -> list[Finding]:
         _python(),
         torch,
         *device,
+        _shared_memory(),
         _required("megatron-core", "megatron-core"),
         _required("nemo", "nemo-toolkit"),
         _required("transformers", "transformers"),
@@ -103,6 +108,24 @@ def _collectives() -> Finding:
     if torch.distributed.is_gloo_available():
         return Finding("ok", "gloo", "comes with torch")
     return Finding("missing", "gloo", "torch is built without it", f"install torch: {INSTALL}")
+
+
+def _shared_memory(folder: Path = shared_memory.FOLDER) -> Finding:
+    """Of a container, as its runtime gives it. A run says how much it needs itself, before it starts anything that takes it."""
+    there = shared_memory.free(folder)
+    if there is None:
+        return Finding("note", "shared memory", f"no {folder}", "costs on a GPU: NCCL speaks through it within a node")
+    found = f"{shared_memory.show(there)} free in {folder}"
+    if there < shared_memory.SEMAPHORES:
+        return Finding("missing", "shared memory", found, shared_memory.MORE)
+    if there < ENOUGH_SHARED:
+        return Finding(
+            "note",
+            "shared memory",
+            found,
+            f"too little for several GPUs, or CPU engines of several ranks: {shared_memory.MORE}",
+        )
+    return Finding("ok", "shared memory", found)
 
 
 def _fused_kernels() -> Iterator[Finding]:

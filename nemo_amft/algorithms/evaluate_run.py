@@ -32,7 +32,7 @@ from nemo_amft.observe.files import write_atomically
 from nemo_amft.observe.progress import final_table
 from nemo_amft.observe.rollouts import RolloutWriter
 from nemo_amft.observe.timers import PhaseTimers
-from nemo_amft.parallel import failures, groups, platform, run_lock, signals
+from nemo_amft.parallel import failures, groups, platform, run_lock, shared_memory, signals
 from nemo_amft.parallel.groups import Place
 from nemo_amft.tasks.base import Images, Task, evaluation_sets, images_of
 from nemo_amft.types import Example, UserError
@@ -60,6 +60,7 @@ def evaluate_run(config: Config, checkpoint: str | None) -> int:
     place = groups.initialize(config.model, t.seed, t.phase_timeout_s, t.meeting_timeout_s)
     with failures.shown_once(run_dir, place.rank):
         check_folder(run_dir)
+        shared_memory.check(config, platform.is_gpu())
         prepare(config)
         task = config.task.build(config.data, config.trainer.seed) if mathematical is None else None
         images = None if task is None else images_of(task, task_problems(task)["test"])

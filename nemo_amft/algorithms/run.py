@@ -37,7 +37,7 @@ from nemo_amft.observe.progress import final_table
 from nemo_amft.observe.side_output import failures as side_output_failures
 from nemo_amft.observe.side_output import side_output
 from nemo_amft.observe.summary import write_summary
-from nemo_amft.parallel import failures, groups, platform, random_state, run_lock, signals
+from nemo_amft.parallel import failures, groups, platform, random_state, run_lock, shared_memory, signals
 from nemo_amft.parallel.reductions import all_agree
 from nemo_amft.planning import batch_table
 from nemo_amft.types import RunError
@@ -66,6 +66,7 @@ def run(config: Config) -> int:
     start_up.mark("process groups")
     with failures.shown_once(run_dir, place.rank):
         check_folder(run_dir)
+        shared_memory.check(config, platform.is_gpu())
         with writing(run_dir):
             hub = load_model(config, run_dir, place)
         chat = load_chat(config, run_dir, place, hub, config.data.max_demonstration_tokens)

@@ -3,6 +3,7 @@
 import fnmatch
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -121,3 +122,15 @@ def test_versions_name_what_a_run_depends_on():
     found = summary.versions()
     assert {"torch", "megatron-core", "vllm", "transformers", "nemo"} <= set(found)
     assert found["torch"].startswith("2.")
+
+
+def test_shared_memory_of_a_container_is_looked_at(monkeypatch):
+    found = {}
+    for size in (16 * 2**10, 64 * 2**20, 2**30):
+        block = SimpleNamespace(f_bavail=size // 4096, f_frsize=4096)
+        monkeypatch.setattr(doctor.shared_memory.os, "statvfs", lambda folder, block=block: block)
+        finding = doctor._shared_memory()
+        found[finding.state] = finding.found
+    assert found == {"missing": "16 KiB free in /dev/shm", "note": "64 MiB free in /dev/shm", "ok": "1024 MiB free in /dev/shm"}
+    monkeypatch.undo()
+    assert doctor._shared_memory(Path("/nowhere")).found == "no /nowhere"
