@@ -7,7 +7,9 @@ import os
 import random
 import secrets
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -29,10 +31,22 @@ def set_environment() -> None:
     if not platform.is_gpu():
         wanted["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # the launcher and OMP_NUM_THREADS decide
         wanted["TORCHDYNAMO_DISABLE"] = "1"  # compiling small helpers makes the first batch take 3 s instead of 0.2 s
+    if not _writable(_cache_home()):  # a container's home: vLLM goes on without a cache, but prints its stack for each try
+        wanted["VLLM_CACHE_ROOT"] = tempfile.mkdtemp(prefix="nemo_amft-vllm-")
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
     if os.environ.get("TORCHDYNAMO_DISABLE") == "1" and "torch._dynamo.config" in sys.modules:
         sys.modules["torch._dynamo.config"].disable = True  # read from the environment when it was imported
+
+
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+
+
+def _writable(folder: Path) -> bool:
+    """Whether `folder` can be written to, or made."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return os.access(there, os.W_OK)
 
 
 @contextlib.contextmanager
