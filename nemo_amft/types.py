@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 class UserError(ValueError):
     """A mistake in what the user gave: reported as one line, exit status 2, without a traceback."""
 
+    def __init__(self, message: object = "") -> None:
+        super().__init__(" ".join(str(message).splitlines()))  # it may quote what is of several
+
 
 class RunError(RuntimeError):
     """What ends a run that nobody's input and no mistake of the program's is to blame for: reported as one line, exit status 1,

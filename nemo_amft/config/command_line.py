@@ -66,6 +66,9 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     parsed = parser.parse_intermixed_args(list(arguments))  # options may stand between overrides
     if parsed.multirun:
         raise UserError("--multirun: one process trains one run; start a job for each setting")
+    for option, given in (("--resolve", parsed.resolve), ("--package", parsed.package)):
+        if given and not parsed.cfg:
+            raise UserError(f"{option}: expected with --cfg, which prints the configuration")
     folder = _folder("--config-path", parsed.config_path) or CONF
     extra = _folder("--config-dir", parsed.config_dir)
     shows = (
@@ -100,7 +103,7 @@ def composed(line: CommandLine) -> tuple[CommandLine, DictConfig]:
             with open_dict(result):
                 del result["hydra"]
             return replace(line, overrides=overrides), result
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError) as error:  # OSError: a YAML of a number alone
         raise UserError(f"--config-name {line.name}: {typed.one_line(error).partition(' Config search path')[0]}") from error
 
 

@@ -68,7 +68,8 @@ def refuse_two_ropes(values: Mapping[str, Any], overrides: Mapping[str, Any], fi
     places = {key: values.get(key) for key in ("rope_scaling", "rope_parameters")}
     given = {key: rope for key, rope in places.items() if isinstance(rope, Mapping) and rope}
     thetas = [values.get("rope_theta"), *(rope.get("rope_theta") for rope in given.values())]
-    different = list(dict.fromkeys(theta for theta in thetas if theta is not None))
+    given_thetas = [theta for theta in thetas if theta is not None]
+    different = [theta for i, theta in enumerate(given_thetas) if theta not in given_thetas[:i]]
     if len(different) > 1 and "rope_theta" not in overrides:
         raise UserError(
             f"{file}: rope_theta: found {' and '.join(map(str, different))}, at the top and among other rotary keys, "

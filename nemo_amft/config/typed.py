@@ -17,6 +17,9 @@ LOCAL = "a path, or what may be one"
 Location = Annotated[str, LOCAL]
 """The type of a key that names something on this machine, or that may: ~ at its start is a home directory."""
 
+LONGEST_NAME = 255
+"""Bytes of a name in a path, as Linux has it."""
+
 
 def at_home(path: str) -> str:
     """`path` with a leading ~ or ~user as that home directory, where there is one."""
@@ -72,7 +75,7 @@ def convert(value: Any, expected: Any, key: str) -> Any:
     origin = get_origin(expected)
     if origin is Annotated:
         found = convert(value, get_args(expected)[0], key)
-        return at_home(found) if LOCAL in get_args(expected) else found
+        return _path(found, key) if LOCAL in get_args(expected) else found
     if origin is Literal:
         return _literal(value, get_args(expected), key)
     if origin in (Union, types.UnionType):
@@ -93,6 +96,21 @@ def convert(value: Any, expected: Any, key: str) -> Any:
     raise _wrong(value, expected, key)
 
 
+class _NoPath(UserError):
+    """Text, and so what was asked for, but no path."""
+
+
+def _path(text: str, key: str) -> str:
+    """`text` as a path. Raises UserError for one that no system has, of which even asking whether it is there may fail."""
+    try:
+        longest = max(map(len, os.fsencode(text).split(b"/")))
+    except UnicodeEncodeError:
+        raise _NoPath(f"{key}: found {show(text)}, expected a path without lone surrogates") from None
+    if "\0" in text or longest > LONGEST_NAME:
+        raise _NoPath(f"{key}: found {show(text)}, expected names of at most {LONGEST_NAME} bytes, without U+0000")
+    return at_home(text)
+
+
 def _literal(value: Any, options: tuple[Any, ...], key: str) -> Any:
     for option in options:
         # YAML and hydra read precision=32 as a number where the schema says "32".
@@ -111,6 +129,8 @@ def _union(value: Any, expected: Any, key: str) -> Any:
     for member in members:
         try:
             return convert(value, member, key)
+        except _NoPath:
+            raise
         except UserError as error:
             if not str(error).startswith(f"{key}: ") and len(str(error).partition(":")[0]) > len(inside.partition(":")[0]):
                 inside = str(error)  # of the members, the one that fits best is right furthest into the value

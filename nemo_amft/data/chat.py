@@ -175,13 +175,12 @@ class ChatTemplate:
 
     def _apply(self, messages: Sequence[Mapping[str, Any]], what: str, **how: bool) -> Any:
         """The messages and the start of a response, as the template writes them."""
-        from jinja2.exceptions import TemplateError
-
         turns = [dict(message) for message in messages]
         try:
             return self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, **how, **self._clock)
-        except (TemplateError, TypeError) as error:  # a TypeError of what it computes from model.chat_template_kwargs, say
-            raise UserError(f"{what}: the chat template refuses it: {' '.join(str(error).split())}") from None
+        except Exception as error:  # Jinja's own, and whatever an expression of the template comes to: a division by zero, say
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{what}: the chat template refuses it: {reason}") from None
 
 
 def _with_images(text: str, images: int) -> list[dict[str, str]]:

@@ -234,6 +234,7 @@ def _table_rows(path: Path, kind: str, batches: Iterable[pyarrow.RecordBatch]) -
     number = 0
     try:
         for batch in batches:
+            _refuse_wild_offsets(batch)
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path}, row {number}", row
@@ -243,6 +244,18 @@ def _table_rows(path: Path, kind: str, batches: Iterable[pyarrow.RecordBatch]) -
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         where = f"{path}, row {number + 1}" if number else str(path)
         raise UserError(f"{where}: found a damaged {kind} file ({_one_line(error)}), expected a complete one") from None
+
+
+def _refuse_wild_offsets(batch: pyarrow.RecordBatch) -> None:
+    """Raises ArrowInvalid for texts and lists that lie outside the file: reading them would end the process."""
+    import pyarrow
+
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except pyarrow.ArrowInvalid as error:
+            if "UTF8" not in str(error):  # looked at behind the offsets; of text, the rows say where it is wrong
+                raise
 
 
 TEXTS = (".jsonl", ".ndjson", ".json", ".csv")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any
 
+from nemo_amft.config.hub_json import read_object
 from nemo_amft.observe.files import write_atomically
 from nemo_amft.types import UserError
 
@@ -51,7 +53,7 @@ class Answers:
         write_atomically(self.file, _lines(list(self.rows.values())).decode())
 
     def _compare(self, about: Path, settings: Mapping[str, Any]) -> None:
-        found = json.loads(about.read_text(encoding="utf-8"))
+        found = read_object(about)
         for name in settings.keys() | found.keys():
             if found.get(name) != settings.get(name):
                 raise UserError(
@@ -69,11 +71,14 @@ class Answers:
         for number, line in enumerate(data[:whole].split(b"\n")[:-1], start=1):
             try:
                 row = json.loads(line)
-                place, key = (row["index"], row["sample"]), row["key"]
-            except (ValueError, KeyError, TypeError):
+                place, key, name = (index(row["index"]), index(row["sample"])), row["key"], row["id"]
+                whole_line = min(place) >= 0
+            except (ValueError, KeyError, TypeError, RecursionError):
+                whole_line = False
+            if not whole_line:
                 raise UserError(f"{self.file}, line {number}: found a damaged line, expected an answer") from None
             if place[0] < len(keys) and keys[place[0]] != key:
-                raise UserError(f"{self.file}, line {number}: found an answer to another problem than {row['id']} is now")
+                raise UserError(f"{self.file}, line {number}: found an answer to another problem than {name} is now")
             self.rows[place] = row
 
 

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from nemo_amft.config import launcher
+from nemo_amft.config.hub_json import read_object
 from nemo_amft.config.schema import ModelConfig, ScratchConfig
 from nemo_amft.data.character_tokenizer import save_character_tokenizer
 from nemo_amft.data.template import with_defaults
@@ -120,7 +121,7 @@ def _made_once(folder: Path, origin: dict[str, Any], make: Callable[[Path], None
     origin = json.loads(json.dumps(origin))
     record = folder / ORIGIN_FILE
     if record.is_file():
-        if (found := json.loads(record.read_text())) != origin:
+        if (found := read_object(record)) != origin:
             changed = sorted(key for key in found.keys() | origin.keys() if found.get(key) != origin.get(key))
             raise UserError(
                 f"{folder}: made by an earlier run with other model settings ({', '.join(changed)}); use a new run directory"

@@ -74,6 +74,7 @@ def test_a_tokenizer_that_cannot_serve_is_refused(tokenizer, attribute, what):
     [
         ("{{ raise_exception('roles must\\nalternate') }}", "roles must alternate"),
         ("{% set date = 3 %}{{ 'Today is ' + date }}", 'can only concatenate str (not "int") to str'),
+        ("{{ 10 // (messages | length - 1) }}", "integer division or modulo by zero"),
     ],
 )
 def test_what_the_template_refuses_is_one_line(tokenizer, template, said):

@@ -137,11 +137,19 @@ def test_a_path_with_a_sign_of_hydras_is_refused_with_the_quotes_that_work_in_a_
         (["exp_manager.name=7"], "exp_manager.name: found 7, expected text; in a shell: 'exp_manager.name=\"7\"'"),
         (["data.train=/my", "data", "set/x", "optim.lr=1"],
          "data: expected key=value; where it belongs to data.train, in a shell: 'data.train=\"/my data set/x\"'"),
+        (["--resolve"], "--resolve: expected with --cfg, which prints the configuration"),
+        (["--package", "data"], "--package: expected with --cfg, which prints the configuration"),
         (["task._target_=mine.py"], "task._target_: expected dotted.path.Class or file.py:Class, found 'mine.py'"),
     ],
 )  # fmt: skip
 def test_what_hydra_reads_otherwise_than_meant_is_one_line(arguments, message):
     assert refusal(*arguments) == message
+
+
+def test_a_yaml_that_holds_no_keys_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text("7\n")
+    with pytest.raises(UserError, match=r"^--config-name mine: .*int"):
+        load(["--config-path", str(tmp_path), "--config-name", "mine"])
 
 
 @pytest.mark.parametrize("argument", ["api_key=S3CRET,", "api_key=S3CRET#", "settings={api_key: S3CRET#}"])

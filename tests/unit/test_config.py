@@ -97,6 +97,11 @@ def started_alone(monkeypatch):
     ("changes", "message"),
     [
         ({"optim__learning_rate": 1}, "optim.learning_rate: unknown key; did you mean optim.lr?"),
+        ({"a\nb": 1}, "a b: unknown key; did you mean data?"),
+        ({"data__train": "\0/x"}, r"data.train: found '\x00/x', expected names of at most 255 bytes, without U+0000"),
+        ({"model__path": "a" * 256},
+         f"model.path: found '{'a' * 76}..., expected names of at most 255 bytes, without U+0000"),
+        ({"data__train": "\ud800"}, r"data.train: found '\ud800', expected a path without lone surrogates"),
         ({"trainer__max_step": 1}, "trainer.max_step: unknown key; did you mean trainer.max_steps?"),
         ({"max_new_tokens": 1}, "max_new_tokens: unknown key; did you mean rollout.max_new_tokens?"),
         ({"controller__mu_inti": 0.1}, "controller.mu_inti: unknown key; did you mean controller.mu_init?"),

@@ -193,9 +193,14 @@ def test_answers_drawn_otherwise_are_refused(tmp_path):
         Answers(tmp_path, "x", {"temperature": 0.7}, ["a"])
     with pytest.raises(UserError, match=r"x\.jsonl, line 1: found an answer to another problem"):
         Answers(tmp_path, "x", {"temperature": 0.6}, ["b"])
-    (tmp_path / "answers" / "x.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match=r"x\.jsonl, line 1: found a damaged line"):
-        Answers(tmp_path, "x", {"temperature": 0.6}, ["a"])
+    for line in ({}, _row("0", 0, "a"), _row(-1, 0, "a"), {k: v for k, v in _row(0, 0, "a").items() if k != "id"}):
+        (tmp_path / "answers" / "x.jsonl").write_text(json.dumps(line) + "\n")
+        with pytest.raises(UserError, match=r"x\.jsonl, line 1: found a damaged line"):
+            Answers(tmp_path, "x", {"temperature": 0.6}, ["a"])
+    for settings in ("", "[]"):
+        (tmp_path / "answers" / "x.json").write_text(settings)
+        with pytest.raises(UserError, match=r"x\.json: (not readable as JSON|found a JSON list)"):
+            Answers(tmp_path, "x", {"temperature": 0.6}, ["a"])
 
 
 # ---- a whole evaluation, by a model that is a random generator

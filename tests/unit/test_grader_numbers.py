@@ -110,6 +110,8 @@ def test_numbers(grader, gold, boxed, correct):
         (r"37\%", "It is $37%$.", True),
         ("12", r"There are 5 of them, which is \boxed{12%}.", True),
         ("5", r"There are 5 of them, which is \boxed{12%}.", False),
+        ("12000", rf"At first \boxed{{7}}. {'But that is wrong. ' * 5}It is \boxed{{12\,000}}.", True),
+        ("12", rf"At first \boxed{{7}}. {'But that is wrong. ' * 5}It is \boxed{{12\,000}}.", False),
     ],
 )
 def test_numbers_in_free_text(gold, response, correct):

@@ -123,6 +123,8 @@ REFUSED = {
     "yarn": (values(**OLD_KEYS, rope_theta=1e4, rope_scaling={"type": "yarn", "factor": 4.0}), ("yarn",)),
     "a factor alone": (values(**OLD_KEYS, rope_theta=1e4, rope_scaling={"factor": 4.0}), ("factor=4.0", "rope_type")),
     "half of llama3": (values(**OLD_KEYS, rope_scaling={"type": "llama3", "factor": 4.0}), ("config.json", "low_freq_factor")),
+    "theta as a list": (values(**OLD_KEYS, rope_theta=[1e4]), ("rope_theta=[10000.0]",)),
+    "theta as a list beside another": (values(rope_theta=[]), ("config.json: rope_theta: found [] and 10000.0",)),
     "theta as text": (values(**OLD_KEYS, rope_theta="1e4"), ("rope_theta='1e4'",)),
     "part of a head": (values(partial_rotary_factor=0.5), ("partial_rotary_factor=0.5",)),
     # weights

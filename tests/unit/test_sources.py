@@ -1,6 +1,7 @@
 import gzip
 import json
 import re
+import struct
 
 import pyarrow
 import pyarrow.parquet
@@ -278,6 +279,17 @@ def test_bytes_that_are_no_utf_8_inside_parquet_are_named_with_their_rows(tmp_pa
     with pytest.raises(UserError) as error:
         load_examples(str(file))
     assert str(error.value) == f"{file}, between rows 1 and 256: found byte 0xe9 in text, expected UTF-8"
+
+
+def test_texts_that_lie_outside_an_arrow_file_are_refused_and_not_read(tmp_path):
+    """Reading them would end the process, without a word."""
+    file, far = tmp_path / "a.arrow", pyarrow.py_buffer(struct.pack("<3i", 0, 2**30, 8))
+    bad = pyarrow.StringArray.from_buffers(2, far, pyarrow.py_buffer(b"1+1?2+2?"))
+    table = pyarrow.table({"prompt": bad, "answer": ["2", "4"]})
+    with pyarrow.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(UserError, match=f"^{re.escape(str(file))}: found a damaged arrow file .*, expected a complete one$"):
+        load_examples(str(file))
 
 
 def test_gsm8k_without_its_mark_is_refused(tmp_path):

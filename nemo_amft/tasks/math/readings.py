@@ -74,11 +74,18 @@ def same(gold: Reading, found: Reading) -> bool:
 
 
 def _read_text(text: str) -> Reading:
-    text = with_boxes(text, lambda answer: without_percent(answer)[0])
+    text = with_boxes(text, _as_latex)
     text = _PERCENT_IN_DOLLARS.sub(r"$\1$ %", text) if "%" in text else text
     values = _parse(scientific_as_latex(text))
     bare = tuple(map(_without_hundredth, values))
     return Reading(bare, any(b is not v for b, v in zip(bare, values, strict=True)))
+
+
+def _as_latex(answer: str) -> str:
+    r"""What one of several boxes holds, without percent: 1\,000 as 1000. Where it may be taken in two ways, as it stands."""
+    bare, _ = without_percent(answer)
+    number = numeral(bare)
+    return number.forms[0] if number is not None and len(number.forms) == 1 else bare
 
 
 def _parse(text: str) -> tuple[Any, ...]:
