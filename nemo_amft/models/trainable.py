@@ -286,13 +286,12 @@ class TrainableModel(ForwardModel):
         return changed
 
     def _set_adam(self) -> list[str]:
-        """Give the optimiser the configured betas, epsilon and decay (its rate comes with each step: `set_schedule`). Returns
-        what was otherwise."""
-        o, changed = self.optim_config, dict[str, None]()
+        """Give the optimiser the configured betas and epsilon (rate and decay come with each step: `set_schedule`). Returns what
+        was otherwise."""
+        wanted, changed = {"betas": self.optim_config.betas, "eps": self.optim_config.eps}, dict[str, None]()
         for member in self._optimizers():
             for group in member.optimizer.param_groups:
-                wanted = {"betas": o.betas, "eps": o.eps, "weight_decay": o.weight_decay * group["wd_mult"]}
-                had = {name: tuple(group[name]) if name == "betas" else group[name] for name in wanted}
+                had = {"betas": tuple(group["betas"]), "eps": group["eps"]}
                 changed |= {f"{name}: {had[name]} -> {now}": None for name, now in wanted.items() if had[name] != now}
                 group |= wanted
         return list(changed)

@@ -5,8 +5,13 @@ ROWS = {
     "plain": ({"question": "What is 1 + 1?", "answer": "2"}, "2"),
     "olympiad": ({"question": "Roots?", "final_answer": ["$1$", "$-1$"], "unit": None}, "$1$\x1e$-1$"),
     "math": (
-        {"problem": "What is 1 / 2?", "level": "Level 1", "type": "Algebra",
-         "solution": "Not $\\boxed{2}$ but $\\boxed{\\frac{1}{2}}$."}, "\\frac{1}{2}",
+        {
+            "problem": "What is 1 / 2?",
+            "level": "Level 1",
+            "type": "Algebra",
+            "solution": "Not $\\boxed{2}$ but $\\boxed{\\frac{1}{2}}$.",
+        },
+        "\\frac{1}{2}",
     ),
     "gsm8k": ({"question": "What is 1 + 1?", "answer": "Add: <<1+1=2>>2\n#### 2"}, "2"),
 }
