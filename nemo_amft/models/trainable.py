@@ -276,8 +276,8 @@ class TrainableModel(ForwardModel):
         return distributed_optimizer.differing_weights(member, state["param_state"]) == 0
 
     def load_optimizer(self, state: dict[str, Any]) -> list[str]:
-        """Take over what `optimizer.sharded_state_dict` gave and a checkpoint kept, but for Adam's betas and epsilon: those stay
-        as configured. Returns which of them the checkpoint had otherwise, as "name: before -> now"."""
+        """Take over what `optimizer.sharded_state_dict` gave and a checkpoint kept, but for betas and epsilon: those stay as
+        configured. Returns which of them the checkpoint had otherwise, as "name: before -> now"."""
         self.optimizer.load_state_dict(state)
         changed = self._set_adam()
         for hybrid in filter(None, map(offloading.hybrid_of, self._optimizers())):
