@@ -33,3 +33,5 @@ def quiet_libraries() -> None:
     # Its writer's error is raised, too, and told with the room there is (observe/files.py).
     logging.getLogger("megatron.core.dist_checkpointing.strategies.filesystem_async").setLevel(logging.CRITICAL)
     logging.raiseExceptions = False  # of a log file on a full disk: a traceback a line, in front of what matters
+    # Of a build for CUDA on a machine with nvcc and no GPU. torch sets the level of its loggers itself, so a filter.
+    logging.getLogger("torch.utils.cpp_extension").addFilter(lambda record: "No CUDA runtime" not in record.msg)
