@@ -12,16 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
 from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser  # NeMo's hydra_runner uses the same module
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from nemo_amft.config import override, typed
 from nemo_amft.config.validate import MASK, mask_argument
@@ -103,7 +100,9 @@ def composed(line: CommandLine) -> tuple[CommandLine, DictConfig]:
             with open_dict(result):
                 del result["hydra"]
             return replace(line, overrides=overrides), result
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError) as error:  # OSError: a YAML of a number alone
+    except UserError:
+        raise
+    except Exception as error:  # hydra's, OmegaConf's and YAML's have a class for each way in which a file is no configuration
         raise UserError(f"--config-name {line.name}: {typed.one_line(error).partition(' Config search path')[0]}") from error
 
 

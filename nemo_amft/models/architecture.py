@@ -81,7 +81,7 @@ def refuse_unsupported(config: PreTrainedConfig, model: ModelConfig) -> None:
 
 
 def _refuse_family(config: PreTrainedConfig) -> None:
-    kind = config.model_type
+    kind = str(config.model_type)  # what stands in config.json or overrides may be none
     if getattr(config, "is_heterogeneous", False):
         raise UserError("per_layer_config in the hub config is not supported; expected layers that are all alike")
     if kind not in FAMILIES:

@@ -31,6 +31,8 @@ Record = dict[str, Any]
 
 FILE_NAME = "metrics.jsonl"
 
+_NUMBER = (int, float, type(None))  # null: what was not finite
+
 TIME_KEYS = ("time", "seconds/", "tokens_per_second/", "memory/", "perf/", "start_up/")
 """What differs between two runs of the same numbers: the key "time", and every key that begins with one of the others."""
 
@@ -158,8 +160,9 @@ def _lines(path: Path) -> Iterator[tuple[str, Record]]:
         try:
             record = json.loads(line)
             whole = record["phase"] in ("warmup", "train", "validation") and isinstance(record["step"], int)
+            whole = whole and all(isinstance(value, _NUMBER) for name, value in record.items() if name != "phase")
         except (ValueError, TypeError, KeyError):
             whole = False
         if not whole:
-            raise UserError(f"{path}, line {number}: found {line[:60]!r}, expected a JSON object with phase and step")
+            raise UserError(f"{path}, line {number}: found {line[:60]!r}, expected a JSON object with phase, step and numbers")
         yield line + "\n", record

@@ -78,7 +78,7 @@ def read_runs(folder: Path) -> list[Run]:
     if not (folder / metrics.FILE_NAME).is_file():
         raise UserError(f"{folder}: found neither {metrics.FILE_NAME} nor {RUNS_CSV}, expected a run directory or a report")
     path = folder / summary.FILE_NAME
-    facts = _read_object(path) if path.is_file() else {}
+    facts = _read_facts(path) if path.is_file() else {}
     name = facts.get("name") or folder.resolve().name
     numbers = (facts.get("wall_seconds"), facts.get("tokens_per_second"))
     return [Run(str(folder), name, facts.get("seed"), path.is_file(), *numbers, metrics.read_metrics(folder))]
@@ -140,6 +140,16 @@ def _rows(path: Path, wanted: Iterable[str]) -> list[dict[str, str]]:
             return list(reader)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; expected a report's file") from None
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    """What a summary says. Raises UserError for what it cannot be."""
+    facts = _read_object(path)
+    kinds = {"name": str, "seed": int, "wall_seconds": (int, float), "tokens_per_second": (int, float)}
+    for key, kind in kinds.items():
+        if facts.get(key) is not None and not isinstance(facts[key], kind):
+            raise UserError(f"{path}: {key}: found {facts[key]!r}, expected what a finished run writes")
+    return facts
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -147,9 +147,10 @@ def test_what_hydra_reads_otherwise_than_meant_is_one_line(arguments, message):
 
 
 def test_a_yaml_that_holds_no_keys_is_refused(tmp_path):
-    (tmp_path / "mine.yaml").write_text("7\n")
-    with pytest.raises(UserError, match=r"^--config-name mine: .*int"):
-        load(["--config-path", str(tmp_path), "--config-name", "mine"])
+    for content, reason in (("7\n", "int"), ("# @ of a comment\n", "components")):
+        (tmp_path / "mine.yaml").write_text(content)
+        with pytest.raises(UserError, match=f"^--config-name mine: .*{reason}"):
+            load(["--config-path", str(tmp_path), "--config-name", "mine"])
 
 
 @pytest.mark.parametrize("argument", ["api_key=S3CRET,", "api_key=S3CRET#", "settings={api_key: S3CRET#}"])

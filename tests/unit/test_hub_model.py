@@ -59,6 +59,8 @@ def test_overrides_reach_config_and_folder(made, tmp_path):
     assert written["max_position_embeddings"] == 2048
     assert written["rope_parameters"]["rope_theta"] == 40000.0
     assert os.path.samefile(hub.path / "model.safetensors", made.path / "model.safetensors")
+    nameless = ModelConfig(path=str(made.path), config_overrides={"model_type": None})
+    assert "model_type 'None'" in refusal(nameless, tmp_path / "x")
     assert "hidden_size" in refusal(ModelConfig(path=str(made.path), config_overrides={"hiden_size": 1}), tmp_path / "x")
 
 

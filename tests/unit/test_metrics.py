@@ -108,7 +108,8 @@ def test_half_a_line_of_a_killed_job_is_passed_over_and_not_appended_to(tmp_path
     assert _places(tmp_path) == [("train", 0), ("train", 1)]
 
 
-@pytest.mark.parametrize("damage", ['{"phase": "tra', "[]", '{"step": 1}', '{"phase": "lunch", "step": 1}'])
+@pytest.mark.parametrize("damage", ['{"phase": "tra', "[]", '{"step": 1}', '{"phase": "lunch", "step": 1}',
+                                    '{"phase": "train", "step": 1, "mu": []}'])  # fmt: skip
 def test_other_damage_is_one_line_with_file_and_line(tmp_path, damage):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"phase": "train", "step": 0}}\n{damage}\n{{"phase": "train", "step": 1}}\n')
