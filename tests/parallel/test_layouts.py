@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from nemo_amft.algorithms.controllers.amft import MetaGradientConfig
+from tests.lockstep.world import run_lockstep
 from tests.parallel import meta_steps
 from tests.parallel.meta_steps import Case
-from tests.parallel.ranks import run_ranks
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def one_process(folders):
         single = replace(case, tensor=1, pipeline=1, context=1, virtual=None, sequence_parallel=False)
         single = replace(single, packing=False, micro_batch_tokens=None)
         if (tied, single) not in cache:
-            cache[tied, single] = run_ranks(1, meta_steps.run, folders[tied], single)[0]
+            cache[tied, single] = run_lockstep(1, meta_steps.run, folders[tied], single)[0]
         return cache[tied, single]
 
     return get
@@ -79,7 +79,7 @@ def assert_same(found: list[dict], expected: list[dict], tolerance: float = 1e-5
 @pytest.mark.parametrize("layout", list(LAYOUTS))
 def test_mu_is_the_same_under_every_layout(folders, one_process, layout, tied):
     ranks, case = LAYOUTS[layout]
-    results = run_ranks(ranks, meta_steps.run, folders[tied], case, timeout=120)
+    results = run_lockstep(ranks, meta_steps.run, folders[tied], case)
     assert all(result == results[0] for result in results[1:]), "ranks disagree with one another"
     worst = assert_same(results[0], one_process(tied, case))
     print(f"{layout:<36}{'tied' if tied else 'untied':<8}largest difference from one process {worst:.1e}")
@@ -90,7 +90,7 @@ def test_mu_is_the_same_under_every_layout(folders, one_process, layout, tied):
 def test_counting_duplicates_would_be_noticed(folders, one_process, layout, tied):
     """Counting norms and biases once a tensor-parallel rank, or tied embeddings twice, fails the comparison above."""
     ranks, case = LAYOUTS[layout]
-    found = run_ranks(ranks, meta_steps.run, folders[tied], replace(case, count_duplicates=True))[0]
+    found = run_lockstep(ranks, meta_steps.run, folders[tied], replace(case, count_duplicates=True))[0]
     with pytest.raises(AssertionError, match="meta/") as mistake:
         assert_same(found, one_process(tied, case))
     print(f"{layout}: counting duplicates gives {mistake.value}")
@@ -100,14 +100,14 @@ def test_counting_duplicates_would_be_noticed(folders, one_process, layout, tied
 def test_adam_preconditioner_and_trace_are_the_same_under_every_layout(folders, one_process, layout):
     ranks, case = LAYOUTS[layout]
     case = replace(case, meta=MetaGradientConfig(scale="raw", preconditioner="adam", trace_decay=0.9, val_samples=2))
-    assert_same(run_ranks(ranks, meta_steps.run, folders[False], case)[0], one_process(False, case))
+    assert_same(run_lockstep(ranks, meta_steps.run, folders[False], case)[0], one_process(False, case))
 
 
 @pytest.mark.parametrize(
     ("ranks", "case", "share"), [(1, Case(), 1), (2, Case(), 2), (2, Case(distributed_optimizer=False), 1)]
 )
 def test_one_shard_is_kept_in_fp32_for_one_step(folders, ranks, case, share):
-    for found in run_ranks(ranks, meta_steps.kept_bytes, folders[False], case):
+    for found in run_lockstep(ranks, meta_steps.kept_bytes, folders[False], case):
         assert found["bytes"] == 4 * found["shard"]
         assert found["shard"] == pytest.approx(found["model"] / share, rel=0.1)
         assert found["dtypes"] == ["torch.float32"]
@@ -118,11 +118,11 @@ def test_one_shard_is_kept_in_fp32_for_one_step(folders, ranks, case, share):
 @pytest.mark.parametrize("scale", ["raw", "cosine", "lr_free"])
 def test_equal_rewards_give_a_meta_gradient_of_zero(folders, scale, reward):
     case = Case(meta=MetaGradientConfig(scale=scale, val_samples=2))
-    assert run_ranks(1, meta_steps.meta_gradient_of_equal_rewards, folders[False], case, reward) == [(0.0, 0.0)]
+    assert run_lockstep(1, meta_steps.meta_gradient_of_equal_rewards, folders[False], case, reward) == [(0.0, 0.0)]
 
 
 def test_a_step_without_demonstrations_is_an_rl_step(folders):
-    for found in run_ranks(2, meta_steps.without_demonstrations, folders[False], Case(tensor=2)):
+    for found in run_lockstep(2, meta_steps.without_demonstrations, folders[False], Case(tensor=2)):
         assert "loss/sft" not in found
         assert found["mu"] == 0.5  # neither term had anything to say
         assert "loss/rl" in found
@@ -132,10 +132,10 @@ def test_a_step_without_demonstrations_is_an_rl_step(folders):
 
 def test_an_entropy_bonus_changes_the_gradient(folders):
     """Entropies carry gradients only for losses that say so; this one does."""
-    plain, bonus = (run_ranks(1, meta_steps.rl_gradient_norm, folders[False], Case(), coef)[0] for coef in (0.0, 0.5))
+    plain, bonus = (run_lockstep(1, meta_steps.rl_gradient_norm, folders[False], Case(), coef)[0] for coef in (0.0, 0.5))
     assert abs(bonus - plain) > 1e-3 * plain
 
 
 def test_losses_do_not_depend_on_the_micro_batch_size(folders, one_process):
-    whole = run_ranks(1, meta_steps.run, folders[False], Case(micro_batch_size=64))[0]
-    assert_same(run_ranks(1, meta_steps.run, folders[False], Case(micro_batch_size=1))[0], whole)
+    whole = run_lockstep(1, meta_steps.run, folders[False], Case(micro_batch_size=64))[0]
+    assert_same(run_lockstep(1, meta_steps.run, folders[False], Case(micro_batch_size=1))[0], whole)
