@@ -18,6 +18,7 @@ import torch.distributed as dist
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor, is_main_replica
 from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
+from megatron.core.optimizer.optimizer import MegatronOptimizer
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -155,7 +156,9 @@ def _counted(model: TrainableModel) -> tuple[Ids, Ids, float]:
     for p in model.main_parameters():
         p.grad = p.detach().clone()
     with platform.megatron():
-        in_norm = ids(model.optimizer.get_main_grads_for_grad_norm())
+        # As megatron-core 0.16 and 0.19 call it.
+        name = next(n for n in ("get_main_grads_for_grad_norm", "get_grads_for_grad_norm") if hasattr(MegatronOptimizer, n))
+        in_norm = ids([gradient for member in model._optimizers() for gradient in getattr(member, name)()])
     (square,) = product((mains, mains))
     return ids([main for main, counts in zip(mains, product.owned, strict=True) if counts]), in_norm, square
 
