@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from nemo_amft.algorithms.vital_signs import DeadError
 from nemo_amft.algorithms.warmup import after_warm_up, warm_up, warm_up_critic
 from nemo_amft.config import launcher
 from nemo_amft.config.continuation import Change, changes, refuse_fewer_steps
+from nemo_amft.config.hub_json import read_object
 from nemo_amft.config.rules import lookup
 from nemo_amft.config.run_dir import check_folder, prepare, refuse_foreign_files
 from nemo_amft.config.run_dir import run_dir as run_directory
@@ -40,7 +40,7 @@ from nemo_amft.observe.summary import write_summary
 from nemo_amft.parallel import failures, groups, platform, random_state, run_lock, shared_memory, signals
 from nemo_amft.parallel.reductions import all_agree
 from nemo_amft.planning import batch_table
-from nemo_amft.types import RunError
+from nemo_amft.types import RunError, UserError
 
 
 def run(config: Config) -> int:
@@ -133,9 +133,12 @@ def finished_run(run_dir: Path, config: Config) -> dict[str, Any] | None:
     path = run_dir / "summary.json"
     if not path.exists() or not config.exp_manager.resume_if_exists:
         return None
-    summary = json.loads(path.read_text())
-    refuse_fewer_steps(config, {"step": summary["steps"]}, run_dir)
-    return summary if summary["steps"] == config.trainer.max_steps else None
+    summary = read_object(path)
+    steps = summary.get("steps")
+    if type(steps) is not int:
+        raise UserError(f"{path}: steps: found {steps!r}, expected how many steps the finished run has made")
+    refuse_fewer_steps(config, {"step": steps}, run_dir)
+    return summary if steps == config.trainer.max_steps else None
 
 
 class Run:

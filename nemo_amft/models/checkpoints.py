@@ -276,9 +276,12 @@ def damage(path: Path, parts: Sequence[str] | None = None) -> str | None:
 
 def _manifest_of(path: Path) -> dict[str, list[int]] | None:
     try:
-        return json.loads((path / "manifest.json").read_text())
-    except (OSError, ValueError):
+        manifest = json.loads((path / "manifest.json").read_text())
+    except (OSError, ValueError, RecursionError):
         return None
+    entries = manifest.values() if isinstance(manifest, dict) else [None]
+    sound = all(isinstance(entry, list) and len(entry) == 2 for entry in entries)
+    return manifest if sound else None
 
 
 def _first_fault(path: Path, expected: Mapping[str, Sequence[int]]) -> str | None:
@@ -294,11 +297,12 @@ def _first_fault(path: Path, expected: Mapping[str, Sequence[int]]) -> str | Non
 
 
 def newest_state(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint in a run's `folder` whose trainer state can be read, and that state; None without one. Looks at
-    nothing else of it, so it is for what is to be known before a model is built."""
+    """The newest checkpoint in a run's `folder` whose trainer state is as it was written, and that state; None without one.
+    Looks at nothing else of it, so it is for what is to be known before a model is built."""
     for path in sorted(folder.glob("step_*"), reverse=True):
         with contextlib.suppress(OSError, ValueError):
-            return path, json.loads((path / "trainer.json").read_text())
+            if damage(path, ["trainer.json"]) is None:
+                return path, json.loads((path / "trainer.json").read_text())
     return None
 
 

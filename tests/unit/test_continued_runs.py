@@ -1,6 +1,7 @@
 """A run directory belongs to one run: what a command that continues it may change, and what is said of it."""
 
 import json
+import zlib
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,11 +10,13 @@ import yaml
 from transformers import AutoTokenizer
 
 from nemo_amft.algorithms.inputs import fingerprints, of_examples, refuse_other_beginning
+from nemo_amft.algorithms.run import finished_run
 from nemo_amft.algorithms.run_data import RunData
 from nemo_amft.config.continuation import Change, changes, refuse_fewer_steps
 from nemo_amft.config.load import load
 from nemo_amft.config.validate import resolved
 from nemo_amft.data.character_tokenizer import save_character_tokenizer
+from nemo_amft.models.checkpoints import NO_MANIFEST, damage, newest_state
 from nemo_amft.types import Example, UserError
 
 
@@ -131,10 +134,13 @@ def read(tmp_path):
     return RunData(EXAMPLES[:3], EXAMPLES[:2], EXAMPLES[3:4], EXAMPLES[4:]), hub
 
 
-def checkpoint(folder, inputs):
-    path = folder / "checkpoints" / "step_00000002"
+def checkpoint(folder, inputs, step=2):
+    """With nothing but the trainer's state, intact."""
+    path = folder / "checkpoints" / f"step_{step:08d}"
     path.mkdir(parents=True)
-    (path / "trainer.json").write_text(json.dumps({"progress": {"step": 2}} | ({} if inputs is None else {"inputs": inputs})))
+    state = json.dumps({"progress": {"step": step}} | ({} if inputs is None else {"inputs": inputs})).encode()
+    (path / "trainer.json").write_bytes(state)
+    (path / "manifest.json").write_text(json.dumps({"trainer.json": [len(state), zlib.crc32(state)]}))
     return path
 
 
@@ -205,3 +211,28 @@ def test_a_checkpoint_in_the_way_of_a_new_run_and_one_that_is_further_are_refuse
         refuse(tmp_path, now, config=configuration("exp_manager.resume_if_exists=false"))
     with pytest.raises(UserError, match=rf"^trainer\.max_steps: found 1, expected at least 2, the steps made by {path}"):
         refuse(tmp_path, now, config=configuration("trainer.max_steps=1"))
+
+
+def test_what_is_known_beforehand_is_of_a_state_as_it_was_written(tmp_path):
+    """One bit can make another number of a step, in JSON that reads well."""
+    before, newest = checkpoint(tmp_path, None, 2), checkpoint(tmp_path, None, 4)
+    assert newest_state(newest.parent) == (newest, {"progress": {"step": 4}})
+    (newest / "trainer.json").write_text('{"progress": {"step": 6}}')
+    assert newest_state(newest.parent) == (before, {"progress": {"step": 2}})
+
+
+@pytest.mark.parametrize("manifest", ["[]", '{"trainer.json": null}', '{"trainer.json": [7]}', "[" * 3000, "{"])
+def test_a_manifest_that_is_none_is_a_damaged_checkpoint(tmp_path, manifest):
+    path = checkpoint(tmp_path, None)
+    (path / "manifest.json").write_text(manifest)
+    assert damage(path) == NO_MANIFEST
+
+
+@pytest.mark.parametrize(
+    ("summary", "words"),
+    [("", "not readable as JSON"), ("[]", "found a JSON list"), ('{"steps": null}', "steps: found None"), ("{}", "steps: ")],
+)
+def test_a_summary_that_is_none_is_one_line(tmp_path, summary, words):
+    (tmp_path / "summary.json").write_text(summary)
+    with pytest.raises(UserError, match=rf"summary\.json: {words}"):
+        finished_run(tmp_path, configuration())
