@@ -22,7 +22,7 @@ REQUIREMENTS := $(PINS) requirements/dev.txt requirements/torch-cuda.txt
 STAMP := .venv/.built-$(VERSION)-$(shell cat $(REQUIREMENTS) pyproject.toml | cksum | cut -d ' ' -f 1)
 PIP := requirements/install.sh .venv/bin/python
 
-.PHONY: help venv quickstart study slurm-demo test test-slurm test-fast test-export fuzz bench gpu-check lint clean
+.PHONY: help venv quickstart study slurm-demo test test-slurm test-fast test-export fuzz soak bench gpu-check lint clean
 
 help:
 	@echo 'make quickstart [ARGS="trainer.seed=2 ..."]   train a small model with AMFT on two CPU cores'
@@ -32,6 +32,7 @@ help:
 	@echo 'make test-fast                                unit tests that are not slow'
 	@echo 'make test-export                              an exported hf/ in transformers 4.51 and 4.57, from pip (not part of test)'
 	@echo 'make fuzz [MINUTES=n SEED=s]                  files, command lines and answers that nobody expects (tests/fuzz/)'
+	@echo 'make soak [MINUTES=n SEED=s]                  tiny runs killed, stopped and damaged at random, and continued (tests/soak/)'
 	@echo 'make bench                                    benchmarks of speed and memory, on an idle machine (half an hour)'
 	@echo 'make gpu-check [ARGS="--wheels .whl"]         checks a machine with one GPU; without one, at reduced size'
 	@echo 'make lint                                     ruff and shellcheck'
@@ -87,6 +88,10 @@ test-export: venv
 # The same SEED draws the same inputs, for as long as it may: benchmarks/results/fuzz.json adds the sittings up.
 fuzz: venv
 	nice -n 19 .venv/bin/python -m tests.fuzz --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+
+# Its runs lie on a small tmpfs where one may be mounted (root), so that a disk can be filled.
+soak: venv
+	OMP_NUM_THREADS=1 nice -n 19 .venv/bin/python -m tests.soak --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 bench: venv
 	for benchmark in meta_update training_flops cost_growth plan_memory; do .venv/bin/python benchmarks/$$benchmark.py || exit; done
