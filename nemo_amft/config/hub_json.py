@@ -30,6 +30,14 @@ def read_object(file: Path) -> dict[str, Any]:
     return values
 
 
+def refuse_half_pairs(values: Mapping[str, Any], file: Path) -> None:
+    """Raise UserError for half of a surrogate pair, which JSON may hold and no file that is written can: an export would fail."""
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{file}: found half of a surrogate pair in a text, expected texts that UTF-8 has") from None
+
+
 def refuse_sizes(values: Mapping[str, Any], source: str) -> None:
     """Raise UserError for a size that is no whole number: arithmetic with it fails, or goes wrong, far from here."""
     for key in sorted(SIZES):

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from nemo_amft.config.hub_json import read_object
+from nemo_amft.config.hub_json import read_object, refuse_half_pairs
 from nemo_amft.types import UserError
 
 TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "tokenizer_config.json"
@@ -38,7 +38,9 @@ def read_tokenizer(folder: Path, trust_remote_code: bool) -> tuple[PreTrainedTok
         UserError: no tokenizer, a broken file, or one that loses the blanks of a text.
     """
     for file in (*folder.glob("tokenizer*.json"), *folder.glob("special_tokens_map.json"), *folder.glob("added_tokens.json")):
-        read_object(file)
+        values = read_object(file)
+        if file.name != TOKENIZER_FILE:  # which is another library's to read, and large
+            refuse_half_pairs(values, file)
     note = None
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)

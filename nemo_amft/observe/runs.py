@@ -155,7 +155,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: {error}; expected the JSON object that a finished run writes") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: found {type(value).__name__}, expected a JSON object")

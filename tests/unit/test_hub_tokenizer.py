@@ -74,6 +74,12 @@ def test_a_tokenizer_that_loses_blanks_is_refused(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_settings_that_no_export_could_hold_are_refused_before_a_run(tmp_path):
+    byte_level(tmp_path, LlamaConfig(), "PreTrainedTokenizerFast", note="cut \ud800")
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: found half of a surrogate pair"):
+        read_tokenizer(tmp_path, False)
+
+
 @pytest.mark.parametrize("tokenizer_class", ["LlamaTokenizerFast", "TokenizersBackend"])
 def test_an_export_reads_text_alike_and_names_a_class_of_both_versions(tokenizer_class, tmp_path):
     source, out = tmp_path / "source", tmp_path / "out"

@@ -97,13 +97,14 @@ def test_a_target_that_not_all_runs_reach_says_so(tmp_path, capsys):
     assert report.main([*runs, "--target", "1.5"]) == 2
 
 
-@pytest.mark.parametrize("damage", ["no run", "no json", "no object", "no seed"])
+@pytest.mark.parametrize("damage", ["no run", "no json", "no object", "no seed", "too deep"])
 def test_a_folder_that_is_no_run_is_one_line(tmp_path, capsys, damage):
     folder = tmp_path / "a"
     folder.mkdir()
     if damage != "no run":
         _run(folder, "amft", 1, 0.5)
-        (folder / "summary.json").write_text({"no json": "{", "no object": "[]", "no seed": '{"seed": []}'}[damage])
+        content = {"no json": "{", "no object": "[]", "no seed": '{"seed": []}', "too deep": "[" * 3000}
+        (folder / "summary.json").write_text(content[damage])
     assert report.main([str(folder)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
