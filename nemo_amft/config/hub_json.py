@@ -31,7 +31,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def refuse_half_pairs(values: Mapping[str, Any], file: Path) -> None:
-    """Raise UserError for half of a surrogate pair, which JSON may hold and no file that is written can: an export would fail."""
+    """Raise UserError for half of a surrogate pair, which JSON may hold and no file in UTF-8: an export would fail."""
     try:
         json.dumps(values, ensure_ascii=False).encode()
     except UnicodeEncodeError:
