@@ -278,12 +278,24 @@ class TrainableModel(ForwardModel):
     def load_optimizer(self, state: dict[str, Any]) -> list[str]:
         """Take over what `optimizer.sharded_state_dict` gave and a checkpoint kept, but for betas and epsilon: those stay as
         configured. Returns which of them the checkpoint had otherwise, as "name: before -> now"."""
+        self._match_groups(state)
         self.optimizer.load_state_dict(state)
         changed = self._set_adam()
         for hybrid in filter(None, map(offloading.hybrid_of, self._optimizers())):
             offloading.leave_steps_to_parts(hybrid)
             offloading.copy_to_host(hybrid)
         return changed
+
+    def _match_groups(self, state: dict[str, Any]) -> None:
+        """Give the saved groups the present bounds of the rate. megatron-core 0.19 finds a group by them, besides what tells
+        one group from another, and they are the schedule's at the time: of warm-up, or of another configuration."""
+        (member,) = self._optimizers()
+        present = member.optimizer.param_groups[0]
+        for group in state.get("optimizer", state)["param_groups"]:
+            for name in ("max_lr", "min_lr"):
+                group.pop(name, None)
+                if name in present:
+                    group[name] = present[name]
 
     def _set_adam(self) -> list[str]:
         """Give the optimiser the configured betas and epsilon; rate and decay come with each step (`set_schedule`). Returns

@@ -43,7 +43,7 @@ def unwritten(path: Path, fault: str) -> str:
 
 def disk_fault(error: BaseException) -> str | None:
     """The system's words, where a disk is at the bottom of `error`; None where it is something else. Writers of archives, in
-    other languages, tell of it in text, and torch's of a wrong position alone."""
+    other languages, tell of it in text, torch's of a wrong position alone, and megatron-core 0.19's of an error's class."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
@@ -53,8 +53,8 @@ def disk_fault(error: BaseException) -> str | None:
         for number in re.findall(r"\[Errno (\d+)\]|\(os error (\d+)\)", str(one)):
             if (found := int("".join(number))) in _DISK:
                 return os.strerror(found)
-    torn = any(re.search(r"unexpected pos \d|iostream error|PytorchStreamWriter failed", str(one)) for one in chain)
-    return FULL if torn else None
+    torn = r"unexpected pos \d|iostream error|PytorchStreamWriter failed|Worker failure: .*<class 'OSError'>"
+    return FULL if any(re.search(torn, str(one)) for one in chain) else None
 
 
 def _room(path: Path) -> str:

@@ -112,8 +112,8 @@ def test_a_resumed_offloaded_optimiser_has_the_numbers_of_the_configuration(tmp_
     ("rank", "room", "where"),
     [
         (0, 50, "File too large, on rank 0"),  # trainer.json
-        (0, 1600, rf"{FULL}, on rank 0"),  # torch's archive of 1.8 KB, whose writer knows a wrong position alone
-        (1, 1600, "File too large"),  # a rank's share of the weights, of which rank 0 hears from Megatron
+        (0, 1600, rf"{FULL}(, on rank 0)?"),  # torch's archive of 1.8 KB, whose writer knows a wrong position alone
+        (1, 1600, f"(File too large|{FULL})"),  # a rank's share of the weights, of which rank 0 hears from Megatron
     ],
     ids=["json", "archive", "shards"],
 )
