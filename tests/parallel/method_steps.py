@@ -102,7 +102,7 @@ def run_once(config: Config, folder: Path, stop: StopRequests) -> bool:
     task = config.task.build(config.data, config.trainer.seed)
     parts = build_parts(config, folder, place, [], hub, task, chat, load_data(config, task, chat), stop.agreed)
     try:
-        return Run(Trainer(parts), hub, time.monotonic()).complete()
+        return Run(Trainer(parts), hub, {}, time.monotonic()).complete()
     except Killed:
         return False
     finally:
