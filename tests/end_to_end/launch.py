@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 SMALL = (
     "model.scratch.hidden_size=64",
@@ -68,11 +70,16 @@ def finish(arguments: list[str], log: Path, timeout: float = 240) -> int:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """SIGKILL the launcher and every rank: no handler runs."""
+    """SIGKILL the launcher and every rank, so that no handler runs, and wait until they are gone: ranks are leaders of sessions
+    of their own, and one that still lives owns the run's folder."""
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
         return
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family, timeout=30)
     process.wait()
 
 
