@@ -9,6 +9,7 @@ torchrun itself.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import resource
@@ -29,7 +30,7 @@ PATIENCE_S = 30.0
 """torchrun's, between SIGTERM and SIGKILL of the ranks beside one that has failed."""
 
 PRELOAD = [
-    "tests.soak.jobs", "torch", "nemo_amft.algorithms.run", "nemo_amft.config.load", "megatron.core.optimizer",
+    "tests.soak.warm", "torch", "nemo_amft.algorithms.run", "nemo_amft.config.load", "megatron.core.optimizer",
     "megatron.core.models.gpt.gpt_model", "transformers.models.qwen2.modeling_qwen2", "nemo.utils.exp_manager",
     "lightning.pytorch", "torch.utils.tensorboard", "matplotlib.pyplot", "nemo_amft.observe.figures",
 ]  # fmt: skip
@@ -197,6 +198,7 @@ def _server() -> multiprocessing.context.BaseContext:
 def _rank(rank: int, port: int, run_id: str, arguments: list[str], log: str) -> None:
     """Body of one rank: `python -m nemo_amft.train` under torchrun."""
     os.setsid()
+    gc.freeze()  # what the server has imported: Megatron collects garbage at each save, and would go through all of it
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
         os.dup2(descriptor, number)
