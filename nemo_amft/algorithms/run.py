@@ -28,6 +28,7 @@ from nemo_amft.config.schema import Config
 from nemo_amft.config.validate import resolved
 from nemo_amft.data.chat import ChatTemplate
 from nemo_amft.models.checkpoints import Checkpoints, layout
+from nemo_amft.models.hub_model import HubModel
 from nemo_amft.models.hub_weights import save_hub_model
 from nemo_amft.models.trainable import ForwardModel, TrainableModel
 from nemo_amft.observe import start_up
@@ -40,6 +41,8 @@ from nemo_amft.observe.summary import write_summary
 from nemo_amft.parallel import failures, groups, platform, random_state, run_lock, shared_memory, signals
 from nemo_amft.parallel.reductions import all_agree
 from nemo_amft.planning import batch_table
+from nemo_amft.tasks.base import Task
+from nemo_amft.tasks.rewards import RewardPool
 from nemo_amft.types import RunError, UserError
 
 
@@ -73,12 +76,7 @@ def run(config: Config) -> int:
         task = config.task.build(config.data, config.trainer.seed)
         rewards = reward_pool(config, task, place)  # starts while the data is read
         data = on_main_first(place, lambda: load_data(config, task, chat))
-        inputs = fingerprints(data, hub)
-        saved = run_dir / "checkpoints"
-        on_main_first(place, lambda: refuse_other_beginning(config, saved, inputs, changed, tell))
-        if place.is_main:
-            assert rewards is not None
-            check_round_trip(data, chat, rewards, hasattr(task, "environment"), lookup(config, "task.thinking"))
+        inputs = on_main_first(place, lambda: examined(config, run_dir, task, chat, data, hub, changed, rewards))
         start_up.mark("data")
         # Before anything of the run's own is written: what it leaves says that the folder is a run's (refuse_foreign_files).
         with writing(run_dir):
@@ -97,16 +95,31 @@ def run(config: Config) -> int:
     return 0
 
 
-def tell(text: str) -> None:
-    """Say it once, not on every rank."""
-    if launcher.rank() == 0:
-        print(text, flush=True)
+def examined(
+    config: Config,
+    run_dir: Path,
+    task: Task,
+    chat: ChatTemplate,
+    data: RunData,
+    hub: HubModel,
+    changed: Sequence[Change],
+    rewards: RewardPool | None,
+) -> Fingerprints:
+    """What the run reads, once it is what the run's checkpoint has learned from, and survives the tokenizer. All of that is
+    rank 0's, which writes a checkpoint's trainer state; nothing on the others. Raises UserError."""
+    if launcher.rank() != 0:
+        return {}
+    assert rewards is not None
+    inputs = fingerprints(data, hub)
+    refuse_other_beginning(config, run_dir / "checkpoints", inputs, changed, print)
+    check_round_trip(data, chat, rewards, hasattr(task, "environment"), lookup(config, "task.thinking"))
+    return inputs
 
 
 def show_changes(run_dir: Path, changed: Sequence[Change]) -> None:
     """What is different from when the run was last started, while config.yaml still has that."""
     if changed:
-        tell("\n  ".join([f"{run_dir}: continued with another configuration:", *map(str, changed)]))
+        print("\n  ".join([f"{run_dir}: continued with another configuration:", *map(str, changed)]), flush=True)
 
 
 def show_setup(config: Config, run_dir: Path, data: RunData, chat: ChatTemplate) -> None:
@@ -145,7 +158,7 @@ class Run:
     """A trainer with its checkpoints: continues where the run directory left off."""
 
     def __init__(self, trainer: Trainer, hub: Any, inputs: Fingerprints, started: float):
-        """`inputs`: what this run reads. `started`: when its process did."""
+        """`inputs`: what this run reads, on rank 0. `started`: when its process did."""
         self.trainer, self.parts, self.hub, self.inputs, self.started = trainer, trainer.parts, hub, inputs, started
         p = self.parts
         self.checkpoints = Checkpoints(p.run_dir / "checkpoints", p.config.checkpoint.keep, p.place)

@@ -19,6 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from nemo_amft.observe.summary import git_revision
 from tests.fuzz.kinds import OUTCOMES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +58,7 @@ class Sitting:
         self.faults: list[dict[str, Any]] = []
         self.note = tempfile.NamedTemporaryFile(prefix="fuzz-")  # noqa: SIM115  goes with this process
         self.began = time.monotonic()
+        self.revision = git_revision()  # of what is run, whatever is committed meanwhile
 
     def run(self) -> None:
         step = self.start
@@ -124,8 +126,12 @@ class Sitting:
             name: {"inputs": sum(c[o] for o in OUTCOMES), **{o: c[o] for o in (*OUTCOMES, "faults")}}
             for name, c in self.counts.items()
         }
-        held["sittings"].append({"seed": self.seed, "minutes": self.minutes, "first_round": self.start, "revision": _revision(),
-                                 "kinds": kinds, "faults": self.faults})  # fmt: skip
+        held["sittings"].append(
+            {
+                "seed": self.seed, "minutes": self.minutes, "first_round": self.start, "revision": self.revision,
+                "kinds": kinds, "faults": self.faults,
+            }
+        )  # fmt: skip
         totals: dict[str, Counter[str]] = {}
         for sitting in held["sittings"]:
             for name, counts in sitting["kinds"].items():
@@ -143,11 +149,6 @@ class Sitting:
         held = json.loads(path.read_text())["inputs"]
         print(f"seed {self.seed}: {', '.join(f'{n} {name}' for name, n in total.items())}; {path.name} has {held:,} inputs")
         return 1 if self.total("faults") else 0
-
-
-def _revision() -> str:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=10"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_amft.models.checkpoints import damage
+from nemo_amft.observe.summary import git_revision
 from tests.soak import events, moments
 from tests.soak.cases import CASES, Case, Finished
 from tests.soak.events import Loss, Room, Scene
@@ -41,6 +42,7 @@ class Soak:
 
     def __init__(self, minutes: float, seed: int, only: str):
         self.minutes, self.seed = minutes, seed
+        self.revision = git_revision()  # of what is run, whatever is committed meanwhile
         self.cases = [case for case in CASES if only in str(case)]
         self.counts: Counter[str] = Counter()
         self.by_event: Counter[str] = Counter()
@@ -200,7 +202,7 @@ class Soak:
     def store(self, path: Path, first: int) -> None:
         held = json.loads(path.read_text()) if path.exists() else {"sittings": []}
         sitting = {
-            "seed": self.seed, "minutes": self.minutes, "first_story": first, "revision": _revision(), **self.counts,
+            "seed": self.seed, "minutes": self.minutes, "first_story": first, "revision": self.revision, **self.counts,
             "lost": len(self.losses), "by_event": dict(self.by_event), "by_case": dict(self.by_case), "losses": self.losses,
         }  # fmt: skip
         sittings = [*held["sittings"], sitting]
@@ -215,11 +217,6 @@ class Soak:
             f"checkpoint; {path.name} has {held['events']} events, {held['lost']} lost"
         )
         return 1 if self.losses else 0
-
-
-def _revision() -> str:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=10"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def main() -> int:
